@@ -1,0 +1,1 @@
+"""What training and serving share: base registry, loading, the stacked LoRA layer, sampling."""

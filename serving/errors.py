@@ -1,0 +1,34 @@
+"""Why the engine refused or could not draw.
+
+EngineError
+├── AdapterRefused   the personal weights do not fit this base, or are damaged
+├── RequestRefused   a field of the request is out of range
+├── Busy             the queue is full; `retry_after_s` says when to try again
+└── OutOfMemory      not even one picture fits
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of all errors that the engine raises on purpose. The text is fit for a person."""
+
+
+class AdapterRefused(EngineError):
+    """The adapter is named in the message, with what is wrong and which base it needs."""
+
+
+class RequestRefused(EngineError):
+    """A request's field has a value that cannot be drawn; both are named in the message."""
+
+
+class Busy(EngineError):
+    """The queue is full."""
+
+    def __init__(self, waiting: int, retry_after_s: float) -> None:
+        super().__init__(f"{waiting} pictures are waiting. Try again in {retry_after_s:.0f} s.")
+        self.retry_after_s = retry_after_s
+
+
+class OutOfMemory(EngineError):
+    """One picture at this size does not fit into the device's memory."""

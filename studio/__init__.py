@@ -1,0 +1,1 @@
+"""The product: who owns what, what happens next, what the user sees."""

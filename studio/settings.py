@@ -1,0 +1,97 @@
+"""All settings, read once from the environment (prefix AVATAR_). Nothing else reads it.
+
+`docs/settings.md` is the same table for people; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Frozen after reading. Every field has a default that works on a laptop, and a help text."""
+
+    model_config = SettingsConfigDict(env_prefix="AVATAR_", frozen=True, extra="ignore")
+
+    home: Path = Field(
+        Path.home() / ".avatar-studio", description="Folder that holds all state of the studio"
+    )
+    host: str = Field("127.0.0.1", description="Address the page is served on")
+    port: int = Field(7860, ge=0, le=65535, description="Port of the page; 0 picks a free one")
+    database_url: str = Field(
+        "", description="SQLAlchemy URL of the records; empty means SQLite under AVATAR_HOME"
+    )
+    workflow_database_url: str = Field(
+        "", description="URL of the durable workflows; empty means SQLite under AVATAR_HOME"
+    )
+    storage: str = Field(
+        "local", description="Where bytes lie: `local`, or `s3://bucket/prefix` with the aws extra"
+    )
+    min_photos: int = Field(10, ge=1, description="Fewest accepted photos that can be trained")
+    max_photos: int = Field(15, ge=1, description="Most accepted photos in a set")
+    max_photo_mb: float = Field(20.0, gt=0, description="Largest photo file accepted, in MB")
+    max_uploads: int = Field(60, ge=1, description="Most photos kept in one set, refused included")
+    min_photo_px: int = Field(512, ge=64, description="Shortest side a photo must have, in pixels")
+    max_photo_mpx: float = Field(60.0, gt=0, description="Most megapixels a photo may decode to")
+    strict_faces: bool = Field(
+        False, description="A photo in which no face is found is refused instead of asked about"
+    )
+    moderation: Literal["local", "aws"] = Field(
+        "local", description="Who judges: `local`, or `aws` for Rekognition and Comprehend"
+    )
+    policy: Literal["general", "family", "brand-safe"] = Field(
+        "general", description="Preset of the moderation policy"
+    )
+    policy_file: Path | None = Field(None, description="Own policy.toml instead of a preset")
+    rules_folder: Path | None = Field(None, description="Folder with own forbidden-term files")
+    picture_attempts: int = Field(
+        3, ge=1, le=10, description="Seeds tried when a safe prompt gives an unsafe picture"
+    )
+    cooldown_blocks: int = Field(5, ge=1, description="Blocked prompts before a user must wait")
+    cooldown_minutes: float = Field(10.0, gt=0, description="Window and length of that wait")
+    trainer: Literal["local", "sagemaker", "jumpstart"] = Field(
+        "local", description="Where models are trained"
+    )
+    engine: Literal["local", "endpoint"] = Field("local", description="Where avatars are drawn")
+    base: str = Field("", description="Base model id; empty picks the best this machine can run")
+    bases_file: Path | None = Field(None, description="Own base models, in the form of bases.toml")
+    styles_folder: Path | None = Field(None, description="Folder with own styles (TOML)")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:0, mps …")
+    max_count: int = Field(12, ge=1, description="Most avatars per style in one go")
+    max_prompt: int = Field(500, ge=1, description="Longest free text, in characters")
+    threads: int = Field(0, ge=0, description="CPU threads for training and drawing; 0 means all")
+    workers: int = Field(1, ge=0, description="Worker processes started beside the page")
+    photo_retention: Literal["keep", "until-trained"] = Field(
+        "keep", description="Whether photos are kept after training for later versions"
+    )
+    upload_hours: float = Field(24.0, gt=0, description="Photos never trained on go after this")
+    model_days: float = Field(0.0, ge=0, description="Models and avatars go after this; 0 = never")
+    accounts: str = Field(
+        "", description="File with `user:password-hash` lines; empty means one local user"
+    )
+    signing_key: SecretStr = Field(
+        SecretStr(""), description="Key for marks, links and keyed hashes; empty makes one in home"
+    )
+    aws_region: str = Field("us-east-1", description="Region of the AWS services")
+    aws_endpoint_url: str = Field("", description="Other address of the AWS services, for tests")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="How much is written to the log"
+    )
+
+    @cached_property
+    def records_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.home.resolve() / 'records.sqlite'}"
+
+    @cached_property
+    def workflows_url(self) -> str:
+        return self.workflow_database_url or f"sqlite:///{self.home.resolve() / 'workflows.sqlite'}"
+
+    @property
+    def public(self) -> bool:
+        """Bound to anything but loopback: needs accounts and a real picture check."""
+        return self.host not in ("127.0.0.1", "localhost", "::1")
