@@ -22,7 +22,7 @@ class Composed:
 
 
 def person_phrase(token: str, class_noun: str = "person") -> str:
-    """How a trained person is named in a prompt: identifier, then class (DreamBooth, 2208.12242)."""
+    """How a trained person is named: identifier, then class (DreamBooth, arXiv 2208.12242)."""
     return f"{token} {class_noun}"
 
 

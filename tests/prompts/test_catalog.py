@@ -9,12 +9,12 @@ from prompts.catalog import SHIPPED, StyleError, load_styles
 CATEGORIES = {"portrait", "illustration", "game", "seasonal", "business"}
 
 
-def write(folder: Path, name: str, **fields: str) -> None:
+def write(folder: Path, file: str, **fields: str) -> None:
     base = {
         "id": '"mine"', "name": '"Mine"', "name_de": '"Meins"', "category": '"portrait"',
         "families": '["sd15"]', "prompt": '"photo of {person}"',
     } | fields  # fmt: skip
-    (folder / name).write_text("\n".join(f"{k} = {v}" for k, v in base.items()), "utf-8")
+    (folder / file).write_text("\n".join(f"{k} = {v}" for k, v in base.items()), "utf-8")
 
 
 def test_every_shipped_file_is_a_style_named_after_its_id() -> None:
@@ -70,7 +70,7 @@ def test_a_bad_file_is_refused_by_name_field_and_value(
 
 def test_broken_toml_and_a_missing_folder_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text("id = ", "utf-8")
-    with pytest.raises(StyleError, match="x.toml"):
+    with pytest.raises(StyleError, match=r"x\.toml"):
         load_styles(tmp_path)
     with pytest.raises(StyleError, match="nowhere"):
         load_styles(tmp_path / "nowhere")

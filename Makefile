@@ -1,0 +1,51 @@
+# Two commands do everything: `make run` starts the studio, `make test` runs all checks.
+# Both install what they need on a fresh machine, and take seconds the second time.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test check soak screenshots clean
+
+run: .venv/installed
+	$(BIN)/avatar-studio serve
+
+test: .venv/installed-test .venv/browser check
+	$(BIN)/python -m pytest -q -p no:cacheprovider
+
+check: .venv/installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_rooms.py tests/test_docs.py
+
+# Full budgets: hundreds of kills, full-length trainings, fuzzing. Hours, not minutes.
+soak: .venv/installed-test .venv/browser
+	$(BIN)/python -m pytest -q -p no:cacheprovider -m soak --override-ini=addopts=
+
+# Takes every picture in docs/screenshots again from a running studio.
+screenshots: .venv/installed-test .venv/browser
+	$(BIN)/python -m docs.screenshots
+
+# torch comes first and pinned: without the constraints file pip fetches gigabytes of CUDA packages.
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+# The tests drive Debian's Chromium; another one can be named with CHROMIUM=/path/to/chromium.
+.venv/browser: .venv/installed-test
+	@if ! command -v $${CHROMIUM:-chromium} >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -q && apt-get install -y -q --no-install-recommends chromium; \
+	  else \
+	    echo "The tests need Chromium: install it (Debian: apt-get install chromium)" \
+	         "or name one with CHROMIUM=/path/to/chromium." >&2; exit 1; \
+	  fi; fi
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info
