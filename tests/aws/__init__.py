@@ -1,0 +1,1 @@
+"""The AWS side of the tests: a server that speaks the protocols, and walks against it."""

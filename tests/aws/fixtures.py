@@ -1,0 +1,75 @@
+"""Fixtures that point boto3 at this machine, for every folder that tests an AWS part.
+
+A test folder imports `aws` (and `s3_url`) in its conftest. Nothing in the product is changed:
+clients find the servers by boto3's own endpoint settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.aws.server import AwsServer
+from tests.aws.server.comprehend import Comprehend
+from tests.aws.server.rekognition import Rekognition
+
+
+@dataclass
+class Aws:
+    """The running server and the services behind it."""
+
+    server: AwsServer
+    rekognition: Rekognition
+    comprehend: Comprehend
+
+    def calls(self, operation: str) -> int:
+        return len(self.server.called(operation))
+
+
+def point_boto3_at(monkeypatch: pytest.MonkeyPatch, url: str, s3: str | None = None) -> None:
+    """Dummy credentials and local endpoints, so that nothing can leave this machine."""
+    settings = {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/nonexistent",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+        "AWS_ENDPOINT_URL": s3 or url,
+        **{
+            f"AWS_ENDPOINT_URL_{name}": url
+            for name in (
+                "REKOGNITION", "COMPREHEND", "SAGEMAKER", "SAGEMAKER_RUNTIME",
+                "APPLICATION_AUTO_SCALING", "SERVICE_QUOTAS",
+            )
+        },
+    }  # fmt: skip
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ROLE_ARN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    """moto's server: S3, KMS, STS, IAM and CloudWatch over HTTP."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
+    """A fresh server for one test, with boto3 pointed at it."""
+    with AwsServer() as server:
+        services = Aws(server, Rekognition(), Comprehend())
+        server.add("RekognitionService", services.rekognition)
+        server.add("Comprehend_20171127", services.comprehend)
+        point_boto3_at(monkeypatch, server.url)
+        yield services
