@@ -20,6 +20,9 @@ Quality = Literal["fast", "balanced", "best"]
 Shape = Literal["square", "portrait", "banner", "circle"]
 
 
+UNDO_MINUTES = 10.0  # how long a deleted avatar can be brought back
+
+
 @dataclass(frozen=True)
 class SetStatus:
     """Whether a photo set can be trained. `missing` accepted photos, `excess` ones over the limit.
@@ -144,7 +147,14 @@ class StudioActions(Protocol):
     ) -> list[Avatar]: ...
     def favourite(self, user_id: str, avatar_id: str, on: bool) -> Avatar: ...
     def feedback(self, user_id: str, avatar_id: str, text: str) -> Avatar: ...
-    def delete_avatars(self, user_id: str, avatar_ids: Sequence[str]) -> int: ...
+    def delete_avatars(self, user_id: str, avatar_ids: Sequence[str]) -> int:
+        """Out of every list at once; the bytes go for good after `UNDO_MINUTES`."""
+        ...
+
+    def restore_avatars(self, user_id: str, avatar_ids: Sequence[str]) -> int:
+        """Undo `delete_avatars` while that is possible; how many came back."""
+        ...
+
     def zip_avatars(self, user_id: str, avatar_ids: Sequence[str]) -> Path:
         """A zip of the pictures with `avatars.json` (prompt, style, seed, model)."""
         ...
