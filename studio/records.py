@@ -167,3 +167,30 @@ class Avatar:
     favourite: bool = False
     feedback: str = ""
     created_at: datetime = field(default_factory=now)
+
+
+@dataclass(frozen=True)
+class Use:
+    """One countable act of a user, for quotas: outlives what it made, holds no content."""
+
+    id: str
+    user_id: str
+    kind: Literal["photo", "train", "draw", "blocked-prompt"]
+    amount: int
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """Bytes that must still go; written in the same step that removes their records.
+
+    `prefixes` are storage prefixes, `run_ids` name working folders, `sha256` the contents of which
+    copies in the page's cache are to be removed.
+    """
+
+    id: str
+    user_id: str
+    prefixes: tuple[str, ...]
+    run_ids: tuple[str, ...]
+    sha256: tuple[str, ...]
+    created_at: datetime

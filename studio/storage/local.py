@@ -1,0 +1,182 @@
+"""Bytes in a local folder. Write, fsync, rename: a key is absent or whole, also after a crash."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from studio.errors import BackendError
+
+# Ids, fixed words and file endings only: no empty parts, no leading dot, nothing that climbs.
+_PART = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")
+_UNFINISHED = ".unfinished"
+
+
+class LocalStorage:
+    """Keys are paths below `root`. Several processes may use the same folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    def put(self, key: str, content: bytes | Path) -> None:
+        """Store under `key`, replacing what was there in one step.
+
+        Raises `BackendError` with what to do when the disk is full or not writable.
+        """
+        target = self._path(key)
+        partial = self._partial()
+        try:
+            self._make_folder(target.parent)
+            self._make_folder(partial.parent)
+            _write_durably(partial, content)
+            partial.replace(target)
+            _sync_folder(target.parent)
+        except FileNotFoundError as fault:
+            if isinstance(content, Path) and not content.exists():
+                raise
+            raise _storage_fault(fault, self.root) from fault
+        except OSError as fault:
+            raise _storage_fault(fault, self.root) from fault
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+    def get(self, key: str) -> bytes:
+        """The content. Raises `KeyError` if the key is absent."""
+        with self.open(key) as stream:
+            return stream.read()
+
+    def open(self, key: str) -> BinaryIO:
+        """A stream of the content, to be closed by the caller. `KeyError` if absent."""
+        try:
+            return self._path(key).open("rb")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise KeyError(key) from None
+        except OSError as fault:
+            raise _storage_fault(fault, self.root) from fault
+
+    def fetch(self, key: str) -> Path:
+        """The stored file or folder itself; to be read only. `KeyError` if absent."""
+        path = self._path(key)
+        if not path.exists():
+            raise KeyError(key)
+        return path
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """All whole keys at or below `prefix` (a whole path part), sorted."""
+        start = self._path(prefix) if prefix else self.root
+        if start.is_file():
+            yield prefix
+            return
+        for folder, folders, names in os.walk(start):
+            folders[:] = sorted(name for name in folders if name != _UNFINISHED)
+            for name in sorted(names):
+                yield (Path(folder) / name).relative_to(self.root).as_posix()
+
+    def size(self, prefix: str) -> int:
+        """Bytes under a prefix; what vanishes while counting counts nothing."""
+        total = 0
+        for key in self.list(prefix):
+            with suppress(OSError):
+                total += self._path(key).stat().st_size
+        return total
+
+    def delete_prefix(self, prefix: str) -> int:
+        """Remove the key or all keys below it; how many went. Empty prefixes are refused."""
+        start = self._path(prefix)
+        gone = sum(1 for _ in self.list(prefix))
+        try:
+            if start.is_file():
+                start.unlink(missing_ok=True)
+            elif start.exists():
+                shutil.rmtree(start)
+            else:
+                return 0
+            _sync_folder(start.parent)
+        except FileNotFoundError:
+            pass
+        except OSError as fault:
+            raise _storage_fault(fault, self.root) from fault
+        self._drop_empty(start.parent)
+        return gone
+
+    def url(self, key: str, *, expires_s: int) -> str | None:
+        """None: files of this machine are served by the studio's own owner-checked route."""
+        self._path(key)
+        return None
+
+    def drop_unfinished(self) -> int:
+        """Remove what interrupted writes left behind; only when nobody else writes. How many."""
+        folder = self.root / _UNFINISHED
+        left = list(folder.iterdir()) if folder.is_dir() else []
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left)
+
+    def _path(self, key: str) -> Path:
+        parts = key.split("/")
+        if not all(_PART.match(part) for part in parts):
+            raise ValueError(f"`{key}` is not a storage key: ids joined by `/` are expected.")
+        path = self.root.joinpath(*parts)
+        # A link planted below the root must not lead out of it.
+        if not path.parent.resolve().is_relative_to(self.root) or path.is_symlink():
+            raise ValueError(f"`{key}` leads out of the storage folder.")
+        return path
+
+    def _partial(self) -> Path:
+        return self.root / _UNFINISHED / secrets.token_hex(16)
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _sync_folder(folder.parent)
+
+    def _drop_empty(self, folder: Path) -> None:
+        while folder != self.root and folder.is_relative_to(self.root):
+            try:
+                folder.rmdir()
+            except OSError:
+                return
+            folder = folder.parent
+
+
+def _write_durably(path: Path, content: bytes | Path) -> None:
+    with path.open("xb") as stream:
+        if isinstance(content, bytes):
+            stream.write(content)
+        else:
+            with content.open("rb") as source:
+                shutil.copyfileobj(source, stream, 1 << 20)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _storage_fault(fault: OSError, root: Path) -> BackendError:
+    if fault.errno in (errno.ENOSPC, errno.EDQUOT):
+        return BackendError(
+            f"The disk that holds {root} is full. Free some space or set AVATAR_HOME to a larger "
+            "disk; nothing that was stored before is lost."
+        )
+    if fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return BackendError(
+            f"The studio may not write to {root}. Give its user write permission there, or set "
+            "AVATAR_HOME to a folder it may write to."
+        )
+    return BackendError(f"The storage folder {root} failed: {fault.strerror or fault}.")
