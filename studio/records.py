@@ -69,7 +69,8 @@ class Photo:
     `decision` is the check's; `confirmed` is the person's answer to *your call* (review).
     `face` and `crop` are (left, top, right, bottom) as shares of width and height in 0..1.
     `key` is the storage key of the re-encoded picture, `preview_key` of a small one;
-    both are empty when the file could not be decoded.
+    both are empty when the file could not be decoded. `sha256` is of the re-encoded picture (of
+    the uploaded file where there is none), so consent binds exactly what would be trained on.
     """
 
     id: str
@@ -167,6 +168,7 @@ class Avatar:
     favourite: bool = False
     feedback: str = ""
     created_at: datetime = field(default_factory=now)
+    deleted_at: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -195,6 +195,7 @@ avatars = Table(
     Column("favourite", Boolean, nullable=False),
     _text("feedback"),
     _moment("created_at"),
+    Column("deleted_at", Moment, index=True),
 )
 
 uses = Table(
@@ -217,5 +218,17 @@ erasures = Table(
     _json("prefixes"),
     _json("run_ids"),
     _json("sha256"),
+    _moment("created_at"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    _id(),
+    # Where a file lock of this worker can be seen: a home folder on a running kernel.
+    Column("place", String(128), nullable=False),
+    Column("beat", BigInteger, nullable=False),
+    Column("taken_by", String(64)),
+    _moment("seen_at"),
     _moment("created_at"),
 )

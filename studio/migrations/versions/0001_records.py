@@ -80,6 +80,7 @@ def upgrade() -> None:
         sa.Column("favourite", sa.Boolean(), nullable=False),
         sa.Column("feedback", sa.Text(), nullable=False),
         sa.Column("created_at", Moment(), nullable=False),
+        sa.Column("deleted_at", Moment(), nullable=True),
         sa.ForeignKeyConstraint(
             ["person_id"], ["people.id"], name=op.f("fk_avatars_person_id"), ondelete="CASCADE"
         ),
@@ -88,6 +89,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_avatars")),
     )
+    op.create_index(op.f("ix_avatars_deleted_at"), "avatars", ["deleted_at"], unique=False)
     op.create_index(op.f("ix_avatars_model_id"), "avatars", ["model_id"], unique=False)
     op.create_index(op.f("ix_avatars_person_id"), "avatars", ["person_id"], unique=False)
     op.create_index(op.f("ix_avatars_run_id"), "avatars", ["run_id"], unique=False)
