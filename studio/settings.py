@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -95,3 +96,14 @@ class Settings(BaseSettings):
     def public(self) -> bool:
         """Bound to anything but loopback: needs accounts and a real picture check."""
         return self.host not in ("127.0.0.1", "localhost", "::1")
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """This process's environment, changed so that a child reads exactly these settings."""
+    environment = {k: v for k, v in os.environ.items() if not k.upper().startswith("AVATAR_")}
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if value is not None:
+            secret = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            environment[f"AVATAR_{name.upper()}"] = secret
+    return environment
