@@ -1,19 +1,21 @@
 """Fixtures that point boto3 at this machine, for every folder that tests an AWS part.
 
-A test folder imports `aws` (and `s3_url`) in its conftest. Nothing in the product is changed:
-clients find the servers by boto3's own endpoint settings.
+`tests/conftest.py` offers them to every folder. Nothing in the product is changed: clients find
+the servers by boto3's own endpoint settings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.aws.server import AwsServer
-from tests.aws.server.comprehend import Comprehend
-from tests.aws.server.rekognition import Rekognition
+if TYPE_CHECKING:
+    from tests.aws.server import AwsServer
+    from tests.aws.server.comprehend import Comprehend
+    from tests.aws.server.rekognition import Rekognition
 
 
 @dataclass
@@ -67,6 +69,10 @@ def s3_url() -> Iterator[str]:
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
     """A fresh server for one test, with boto3 pointed at it."""
+    from tests.aws.server import AwsServer
+    from tests.aws.server.comprehend import Comprehend
+    from tests.aws.server.rekognition import Rekognition
+
     with AwsServer() as server:
         services = Aws(server, Rekognition(), Comprehend())
         server.add("RekognitionService", services.rekognition)

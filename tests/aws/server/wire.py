@@ -114,7 +114,9 @@ class _Handler(BaseHTTPRequestHandler):
         prefix, _, operation = target.rpartition(".")
         service = self.aws.services.get(prefix)
         if service is None:
-            return self._send(_error(Refused("UnknownOperationException", target), {}))
+            unknown = Refused("UnknownOperationException", target)
+            self._send(_error(unknown, {"__type": unknown.code}))
+            return
         parameters: dict[str, Any] = {}
         region, reply = "", None
         fault = self.aws.faults.take(operation)
