@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,7 @@ from tests.aws.server.faults import every_fault
 
 POLICY = load_policy()
 ARN = "arn:aws:comprehend:us-east-1:123456789012:document-classifier-endpoint/prompts"
-QUICK = ModerationConfig(backend="aws", check_timeout_s=0.4, comprehend_classifier_arn=ARN)
+QUICK = ModerationConfig(backend="aws", check_timeout_s=0.3, comprehend_classifier_arn=ARN)
 CALM = ModerationConfig(backend="aws", check_timeout_s=10, comprehend_classifier_arn=ARN)
 
 
@@ -80,13 +81,14 @@ TOXIC_FAULTS = every_fault(
 )
 
 
-@pytest.mark.parametrize("fault", [f for _, f in TOXIC_FAULTS], ids=[n for n, _ in TOXIC_FAULTS])
-def test_every_fault_leaves_a_prompt_unchecked_within_bounded_time(aws, fault):
-    aws.server.faults.faults.append(fault)
-    begun = time.monotonic()
-    verdict = toxic(QUICK).check("a portrait as an astronaut")
-    assert verdict.decision is Decision.UNAVAILABLE
-    assert time.monotonic() - begun < 3
+def test_every_fault_leaves_a_prompt_unchecked_within_bounded_time(aws):
+    check = toxic(QUICK)
+    for name, fault in TOXIC_FAULTS:
+        aws.server.faults.only(fault)
+        begun = time.monotonic()
+        verdict = check.check("a portrait as an astronaut")
+        assert verdict.decision is Decision.UNAVAILABLE, name
+        assert time.monotonic() - begun < 3, name
 
 
 def test_too_few_results_are_no_answer(aws):
@@ -108,8 +110,6 @@ def trained(aws):
     classifier = Classifier("model", {}, ["TRAINED"])
     classifier.counts = {}
     for label, text in (("sexual", "naked nude porn"), ("benign", "lake portrait astronaut sky")):
-        from collections import Counter
-
         classifier.counts[label] = Counter(text.split() * 20)
     aws.comprehend.classifiers["model"] = classifier
     aws.comprehend.endpoints[ARN] = ("model", ["IN_SERVICE"])
@@ -150,8 +150,9 @@ CLASS_FAULTS = every_fault(
 )
 
 
-@pytest.mark.parametrize("fault", [f for _, f in CLASS_FAULTS], ids=[n for n, _ in CLASS_FAULTS])
-def test_every_fault_leaves_the_classifiers_prompt_unchecked(trained, fault):
-    trained.server.faults.faults.append(fault)
-    verdict = custom(QUICK).check("portrait of an astronaut")
-    assert verdict.decision is Decision.UNAVAILABLE
+def test_every_fault_leaves_the_classifiers_prompt_unchecked(trained):
+    check = custom(QUICK)
+    for name, fault in CLASS_FAULTS:
+        trained.server.faults.only(fault)
+        verdict = check.check("portrait of an astronaut")
+        assert verdict.decision is Decision.UNAVAILABLE, name

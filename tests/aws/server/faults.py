@@ -46,6 +46,11 @@ class FaultPlan:
     def add(self, kind: Kind, operation: str = "*", **settings: Any) -> None:
         self.faults.append(Fault(kind, operation, **settings))
 
+    def only(self, fault: Fault) -> None:
+        """Forget the plan so far: from now on just this."""
+        self.clear()
+        self.faults.append(fault)
+
     def clear(self) -> None:
         with self._lock:
             self.faults.clear()
