@@ -1,0 +1,237 @@
+"""Everybody's adapters on one base: host memory by a byte budget, the hot ones on the device.
+
+A *slot* is a place in the device-resident stacks; slot 0 is the bare base. Putting a person into a
+slot is one copy; a person who is in a slot already costs nothing. The least recently used leave
+first. Not thread-safe: one engine owns one bank.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from diffusion.load import Parts
+from diffusion.lora import Stack, attach
+from diffusion.token import TokenBank
+from serving.adapter import CARD, WEIGHTS, Adapter, ServedBase, read_adapter
+from serving.errors import AdapterRefused
+
+BARE = 0
+MIN_SLOTS = 2
+
+Key = tuple[str, int, int]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A person at a strength, as one request asks for; `folder` None is the bare base."""
+
+    folder: Path | None
+    strength: float = 1.0
+
+
+class Bank:
+    """Host memory and device slots of one base.
+
+    `host_bytes` bounds the parsed adapters, `device_bytes` the stacks (and so the slots; at least
+    `batch_rows` + 1 slots are always made, so that a batch of different people fits).
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        base: ServedBase,
+        *,
+        host_bytes: int = 1 << 30,
+        device_bytes: int = 1 << 28,
+        batch_rows: int = 16,
+    ) -> None:
+        self._parts = parts
+        self._base = base
+        self._host_bytes = host_bytes
+        self._device_bytes = device_bytes
+        self._batch_rows = batch_rows
+        self._host: OrderedDict[Key, Adapter] = OrderedDict()
+        self._slots: OrderedDict[tuple[Key, float], int] = OrderedDict()
+        self._free: list[int] = []
+        self._layers: dict[str, frozenset[str]] = {}
+        self._rank = 0
+        self._stacks: dict[str, Stack] = {}
+        self._tokens: TokenBank | None = None
+        self.loads = 0
+        self.puts = 0
+
+    @property
+    def slots(self) -> int:
+        """People that can be on the device at once, at the present layers and rank."""
+        unet = self._stacks.get("unet")
+        return 0 if unet is None else unet.slots - 1
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the adapters in host memory."""
+        return sum(adapter.size_bytes for adapter in self._host.values())
+
+    def adapter(self, folder: Path) -> Adapter:
+        """The checked adapter of a folder, from host memory if it is there.
+
+        Raises `AdapterRefused`; a refused adapter changes nothing in the bank.
+        """
+        key = _key(folder)
+        held = self._host.get(key)
+        if held is None:
+            held = read_adapter(folder, self._base, self._parts)
+            if held.size_bytes > self._host_bytes:
+                raise AdapterRefused(
+                    f"The personal model {folder.name} needs {held.size_bytes} bytes; "
+                    f"the bank holds {self._host_bytes}."
+                )
+            self.loads += 1
+            self._host[key] = held
+            self._shrink()
+        self._host.move_to_end(key)
+        return held
+
+    @torch.inference_mode()
+    def forget(self, folder: Path) -> None:
+        """Drop a folder's adapter from host memory and the device, zeroing its slots."""
+        path = str(folder.resolve())
+        for key in [key for key in self._host if key[0] == path]:
+            del self._host[key]
+        for seat in [seat for seat in self._slots if seat[0][0] == path]:
+            slot = self._slots.pop(seat)
+            self._empty(slot)
+            self._free.append(slot)
+
+    @torch.inference_mode()
+    def seat(self, wanted: Sequence[Wanted]) -> list[int]:
+        """Make everybody in `wanted` resident -> their slots (0 for the bare base).
+
+        Raises `AdapterRefused`. At most `batch_rows` different people fit at once.
+        """
+        adapters = [None if w.folder is None else self.adapter(w.folder) for w in wanted]
+        self._widen([adapter for adapter in adapters if adapter is not None])
+        seats = [None if w.folder is None else (_key(w.folder), w.strength) for w in wanted]
+        needed = {seat for seat in seats if seat is not None}
+        for known in needed & self._slots.keys():
+            self._slots.move_to_end(known)
+        slots = []
+        for seat, adapter in zip(seats, adapters, strict=True):
+            if seat is None or adapter is None:
+                slots.append(BARE)
+                continue
+            if seat not in self._slots:
+                self._slots[seat] = self._take_slot(needed)
+                self._put(self._slots[seat], adapter, seat[1])
+            self._slots.move_to_end(seat)
+            slots.append(self._slots[seat])
+        return slots
+
+    def bind_text(self, slots: Sequence[int] | None) -> None:
+        """Say whose words and text-encoder adapters the next prompts use, one slot a prompt."""
+        index = _index(slots)
+        if self._tokens is not None:
+            self._tokens.rows(index)
+        for prefix, stack in self._stacks.items():
+            if prefix != "unet":
+                stack.rows(index)
+
+    def bind_unet(self, slots: Sequence[int] | None) -> None:
+        """Say whose adapters the rows of the next UNet call use."""
+        if "unet" in self._stacks:
+            self._stacks["unet"].rows(_index(slots))
+
+    def close(self) -> None:
+        """Take everything off the base again."""
+        for stack in self._stacks.values():
+            stack.detach()
+        if self._tokens is not None:
+            self._tokens.detach()
+        self._stacks, self._tokens = {}, None
+        self._slots.clear()
+        self._host.clear()
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _shrink(self) -> None:
+        while self.used_bytes > self._host_bytes and len(self._host) > 1:
+            self._host.popitem(last=False)
+
+    def _take_slot(self, needed: set[tuple[Key, float]]) -> int:
+        if self._free:
+            return self._free.pop()
+        idle = next((seat for seat in self._slots if seat not in needed), None)
+        if idle is None:
+            raise ValueError(f"{len(needed)} people do not fit into {self.slots} slots.")
+        return self._slots.pop(idle)
+
+    def _put(self, slot: int, adapter: Adapter, strength: float) -> None:
+        self._empty(slot)
+        for prefix in adapter.layers:
+            self._stacks[prefix].load(slot, adapter.state, strength)
+        if adapter.vectors and self._tokens is not None:
+            self._tokens.load(slot, adapter.token_ids, adapter.vectors)
+        self.puts += 1
+
+    def _empty(self, slot: int) -> None:
+        for stack in self._stacks.values():
+            stack.clear(slot)
+        if self._tokens is not None:
+            self._tokens.clear(slot)
+
+    def _widen(self, adapters: Sequence[Adapter]) -> None:
+        """Make room for layers and ranks not met before: new, empty stacks for everybody."""
+        rank = max((a.rank for a in adapters), default=0)
+        layers = dict(self._layers)
+        for adapter in adapters:
+            for prefix, names in adapter.layers.items():
+                layers[prefix] = layers.get(prefix, frozenset()) | names
+        if rank <= self._rank and layers == self._layers:
+            return
+        for stack in self._stacks.values():
+            stack.detach()
+        if self._tokens is not None:
+            self._tokens.detach()
+        self._slots.clear()
+        self._rank = max(rank, self._rank)
+        self._layers = layers
+        self._stacks = {prefix: self._attach(prefix, 1) for prefix in layers}
+        per_slot = sum(stack.vectors.nbytes for stack in self._stacks.values())
+        for stack in self._stacks.values():
+            stack.detach()
+        slots = 1 + max(self._batch_rows, MIN_SLOTS, self._device_bytes // per_slot - 1)
+        self._stacks = {prefix: self._attach(prefix, slots) for prefix in layers}
+        self._tokens = TokenBank(self._parts.text_encoders, slots)
+        self._free = list(range(slots - 1, BARE, -1))
+
+    def _attach(self, prefix: str, slots: int) -> Stack:
+        encoders = dict(
+            zip(("text_encoder", "text_encoder_2"), self._parts.text_encoders, strict=False)
+        )
+        model = self._parts.unet if prefix == "unet" else encoders[prefix]
+        return attach(
+            model, sorted(self._layers[prefix]), slots, self._rank, self._parts.dtype, prefix
+        )
+
+
+def _key(folder: Path) -> Key:
+    """A folder's identity and state: a version that was written again is read again."""
+    total, newest = 0, 0
+    for file in (CARD, WEIGHTS):
+        try:
+            stat = (folder / file).stat()
+        except OSError:
+            continue
+        total += stat.st_size
+        newest = max(newest, stat.st_mtime_ns)
+    return str(folder.resolve()), total, newest
+
+
+def _index(slots: Sequence[int] | None) -> torch.Tensor | None:
+    if slots is None or all(slot == BARE for slot in slots):
+        return None
+    return torch.tensor(list(slots), dtype=torch.long)
