@@ -43,7 +43,7 @@ class PolicyError(ValueError):
 
 @dataclass(frozen=True)
 class Label:
-    """What a check saw. `score` is in 0..1; `parent` only matters for names policy does not know."""
+    """What a check saw. `score` is in 0..1; `parent` matters for names policy does not know."""
 
     name: str
     score: float
@@ -89,7 +89,7 @@ class Policy:
         return replace(label, name=self.aliases.get(label.name, label.name))
 
     def category(self, name: str) -> str | None:
-        """The category that a label decides for, or None for a level 3 label, which only exempts."""
+        """The category a label decides for, or None for a level 3 label, which only exempts."""
         if name in self.category_of:
             return self.category_of[name]
         return None if name in self.parents else "unknown"
@@ -97,7 +97,7 @@ class Policy:
     def judge(
         self, labels: Sequence[Label], stage: Stage, backend: str, version: str, ms: float
     ) -> Verdict:
-        """Decide on what one check saw. Every label is kept as evidence, also those below threshold.
+        """Decide on what one check saw. Labels below their threshold are kept as evidence too.
 
         No labels at all is an allow *by a check that ran*; a check that did not answer must return
         `unavailable(...)` instead of calling this.
@@ -137,7 +137,7 @@ class Policy:
         return (Action.HOLD if strictest is Action.SHOW else strictest), retry
 
     def decide(self, findings: Iterable[Finding]) -> Decision:
-        """The decision this policy takes on evidence gathered earlier, by this or another policy."""
+        """The decision this policy takes on evidence gathered earlier, maybe by another policy."""
         groups: dict[tuple[Stage, str, str], list[Finding]] = {}
         for finding in findings:
             key = (finding.stage, finding.backend, finding.version)
@@ -154,7 +154,7 @@ class Policy:
         return self.judge(labels, stage, "", "", 0.0).decision
 
     def _closed(self, labels: Sequence[Label]) -> list[Label]:
-        """Names we know, plus, for names we do not, the stand-in `unknown` unless a parent speaks."""
+        """Names we know, and `unknown` for each name we do not, unless its parent speaks."""
         names = {label.name for label in labels}
         closed = []
         for label in labels:
@@ -179,7 +179,7 @@ class Policy:
     def _excused(self, name: str, labels: Sequence[Label], stage: Stage) -> bool:
         """A parent is excused when every label reported below it is exempt or itself excused.
 
-        A child that has a category of its own answers for itself, so it does not condemn its parent.
+        A child with a category of its own answers for itself and does not condemn its parent.
         """
         below = [label for label in labels if self.parents.get(label.name) == name]
         return bool(below) and all(
