@@ -54,7 +54,7 @@ class Bank:
         self._base = base
         self._host_bytes = host_bytes
         self._device_bytes = device_bytes
-        self._batch_rows = batch_rows
+        self.batch_rows = batch_rows
         self._host: OrderedDict[Key, Adapter] = OrderedDict()
         self._slots: OrderedDict[tuple[Key, float], int] = OrderedDict()
         self._free: list[int] = []
@@ -182,6 +182,8 @@ class Bank:
             stack.clear(slot)
         if self._tokens is not None:
             self._tokens.clear(slot)
+            for vectors in self._tokens.vectors:
+                vectors[slot].zero_()
 
     def _widen(self, adapters: Sequence[Adapter]) -> None:
         """Make room for layers and ranks not met before: new, empty stacks for everybody."""
@@ -203,7 +205,7 @@ class Bank:
         per_slot = sum(stack.vectors.nbytes for stack in self._stacks.values())
         for stack in self._stacks.values():
             stack.detach()
-        slots = 1 + max(self._batch_rows, MIN_SLOTS, self._device_bytes // per_slot - 1)
+        slots = 1 + max(self.batch_rows, MIN_SLOTS, self._device_bytes // per_slot - 1)
         self._stacks = {prefix: self._attach(prefix, slots) for prefix in layers}
         self._tokens = TokenBank(self._parts.text_encoders, slots)
         self._free = list(range(slots - 1, BARE, -1))

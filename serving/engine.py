@@ -147,8 +147,10 @@ class Drawer:
         """Draw jobs of one shape together: one UNet call per step, whoever they belong to.
 
         Where memory does not suffice the batch is halved and drawn in turn; a single picture that
-        does not fit raises `OutOfMemory`.
+        does not fit raises `OutOfMemory`. More jobs than the bank's `batch_rows` are drawn in turn.
         """
+        if len(jobs) > self.bank.batch_rows:
+            return self._in_turn(jobs, self.bank.batch_rows, on_step, stopped)
         try:
             return self._draw(jobs, on_step, stopped)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -163,15 +165,8 @@ class Drawer:
                 f"A picture of {job.width} x {job.height} does not fit into the memory of "
                 f"{self.parts.device}. Ask for a smaller one."
             )
-        half = len(jobs) // 2
         _LOG.warning("out of memory with %d pictures at once; halving", len(jobs))
-        first = self.draw(jobs[:half], on_step=on_step, stopped=stopped)
-        rest = self.draw(
-            jobs[half:],
-            on_step=None if on_step is None else lambda n, a, b: on_step(n + half, a, b),
-            stopped=None if stopped is None else lambda n: stopped(n + half),
-        )
-        return first + rest
+        return self._in_turn(jobs, len(jobs) // 2, on_step, stopped)
 
     def close(self) -> None:
         """Take the adapters off the base and forget both."""
@@ -179,6 +174,16 @@ class Drawer:
         self.parts.drop("unet", "vae", "text_encoder", "tokenizer")
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _in_turn(
+        self, jobs: Sequence[Job], first: int, on_step: JobStep | None, stopped: JobStopped | None
+    ) -> list[Drawn]:
+        drawn = self.draw(jobs[:first], on_step=on_step, stopped=stopped)
+        return drawn + self.draw(
+            jobs[first:],
+            on_step=None if on_step is None else lambda n, a, b: on_step(n + first, a, b),
+            stopped=None if stopped is None else lambda n: stopped(n + first),
+        )
 
     def _draw(
         self, jobs: Sequence[Job], on_step: JobStep | None, stopped: JobStopped | None

@@ -111,6 +111,17 @@ def test_a_personal_picture_equals_stock_diffusers(drawers, bases, people, famil
     assert levels(bare.picture, theirs) > 8, "the personal weights matter"
 
 
+def test_more_rows_than_a_batch_holds_are_drawn_in_turn(bases, people):
+    drawer = Drawer.open(bases["sd15"], device="cpu", batch_rows=2, device_bytes=0)
+    steps = []
+    requests = [ask(n, adapter=people["sd15"][n]) for n in range(5)]
+    drawn = draw(drawer, requests, on_step=lambda n, *_: steps.append(n))
+    assert steps == [n for pair in ((0, 1), (2, 3), (4,)) for _ in range(4) for n in pair]
+    for request, one in zip(requests, drawn, strict=True):
+        assert levels(one.picture, draw(drawer, [request])[0].picture) <= ONE_LEVEL
+    drawer.close()
+
+
 def test_text_encoder_adapters_are_served_too(bases, tmp_path):
     base = bases["sd15"]
     drawer = Drawer.open(base, device="cpu")

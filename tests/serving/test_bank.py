@@ -1,0 +1,178 @@
+"""The bank: budgets, least recently used first, a refused adapter disturbs nothing."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffusion.load import load_parts
+from serving.adapter import TOKEN, WEIGHTS
+from serving.bank import BARE, Bank, Wanted
+from serving.errors import AdapterRefused
+from tests.tiny_adapters import EVERYTHING, tiny_adapter, write_card
+
+
+@pytest.fixture
+def make(bases):
+    made = []
+
+    def bank(family="sd15", **budget) -> Bank:
+        base = bases[family]
+        made.append(Bank(load_parts(base.folder, family), base, **budget))
+        return made[-1]
+
+    yield bank
+    for each in made:
+        each.close()
+
+
+def stored(bank, slot):
+    return bank._stacks["unet"].state(slot)
+
+
+def test_a_person_in_a_slot_costs_nothing_again(make, people):
+    bank = make()
+    first = bank.seat([Wanted(people["sd15"][0]), Wanted(people["sd15"][1]), Wanted(None)])
+    assert len(set(first)) == 3
+    assert first[2] == BARE
+    assert (bank.loads, bank.puts) == (2, 2)
+    assert bank.seat([Wanted(people["sd15"][1]), Wanted(people["sd15"][0])]) == first[1::-1]
+    assert (bank.loads, bank.puts) == (2, 2)
+
+
+def test_lower_ranks_are_padded_and_exact(make, people):
+    bank = make()
+    slots = bank.seat([Wanted(people["sd15"][n]) for n in (4, 0)])
+    for n, slot in zip((4, 0), slots, strict=True):
+        original = load_file(people["sd15"][n] / WEIGHTS)
+        now = stored(bank, slot)
+        for key, value in original.items():
+            rank = n + 2
+            kept = now[key][:rank] if "lora_A" in key else now[key][:, :rank]
+            rest = now[key][rank:] if "lora_A" in key else now[key][:, rank:]
+            assert torch.equal(kept, value)
+            assert not rest.any()
+
+
+def test_a_higher_rank_or_new_layers_make_room_for_everybody(make, people, bases, tmp_path):
+    bank = make()
+    bank.seat([Wanted(people["sd15"][0])])
+    assert bank._rank == 2
+    wide = tiny_adapter(
+        tmp_path / "wide", bank._parts, bases["sd15"], seed=9, rank=8, targets=EVERYTHING
+    )
+    slots = bank.seat([Wanted(wide), Wanted(people["sd15"][0])])
+    assert bank._rank == 8
+    old = load_file(people["sd15"][0] / WEIGHTS)
+    assert all(
+        torch.equal(stored(bank, slots[1])[k][:2], v) for k, v in old.items() if "lora_A" in k
+    )
+    new = load_file(wide / WEIGHTS)
+    assert all(torch.equal(stored(bank, slots[0])[key], value) for key, value in new.items())
+
+
+def test_the_least_recently_used_leaves_the_device_first(make, people):
+    bank = make(device_bytes=0, batch_rows=2)
+    a, b, c = (Wanted(people["sd15"][n]) for n in (2, 1, 0))
+    bank.seat([a])
+    assert bank.slots == 2
+    bank.seat([b])
+    bank.seat([a])
+    bank.seat([c])  # b leaves
+    puts = bank.puts
+    bank.seat([a])
+    assert bank.puts == puts
+    bank.seat([b])
+    assert bank.puts == puts + 1
+    assert bank.loads == 3, "host memory still had everybody"
+
+
+def test_a_batch_never_evicts_its_own_people(make, people):
+    bank = make(device_bytes=0, batch_rows=3)
+    everybody = [Wanted(folder) for folder in people["sd15"][::-1]]
+    bank.seat(everybody[:1])
+    for _ in range(3):
+        for start in range(4):
+            slots = bank.seat(everybody[start : start + 3])
+            assert len(set(slots)) == 3
+            for wanted, slot in zip(everybody[start : start + 3], slots, strict=True):
+                key, value = next(iter(load_file(wanted.folder / WEIGHTS).items()))
+                assert torch.equal(stored(bank, slot)[key][: value.shape[0]], value)
+
+
+def test_the_host_budget_holds_and_the_least_recently_used_leaves(make, people):
+    sizes = [
+        sum(t.nbytes for f in (WEIGHTS, TOKEN) for t in load_file(folder / f).values())
+        for folder in people["sd15"]
+    ]
+    bank = make(host_bytes=sizes[4] + sizes[5])
+    for folder in people["sd15"]:
+        bank.adapter(folder)
+        assert bank.used_bytes <= sizes[4] + sizes[5]
+    loads = bank.loads
+    bank.adapter(people["sd15"][5])
+    bank.adapter(people["sd15"][4])
+    assert bank.loads == loads
+    bank.adapter(people["sd15"][0])
+    assert bank.loads == loads + 1
+
+
+def test_an_adapter_larger_than_the_bank_is_refused(make, people):
+    with pytest.raises(AdapterRefused, match="the bank holds 1000"):
+        make(host_bytes=1000).adapter(people["sd15"][0])
+
+
+def test_strengths_of_one_person_are_different_places(make, people):
+    bank = make()
+    slots = bank.seat([Wanted(people["sd15"][0], 1.0), Wanted(people["sd15"][0], 0.5)])
+    assert len(set(slots)) == 2
+    assert bank.loads == 1
+
+
+def test_a_refused_adapter_disturbs_nothing(make, people, bases, tmp_path):
+    bank = make()
+    good = Wanted(people["sd15"][0])
+    slots = bank.seat([good])
+    before = stored(bank, slots[0])
+    wrong = shutil.copytree(people["sd15"][5], tmp_path / "wrong")
+    write_card(wrong, bases["sd15"], base_sha256="0" * 64)
+    for _ in range(2):
+        with pytest.raises(AdapterRefused, match="wrong"):
+            bank.seat([Wanted(people["sd15"][1]), Wanted(wrong)])
+    assert bank._rank == 2, "not even the room for it was made"
+    loads = bank.loads
+    assert bank.seat([good]) == slots
+    assert bank.loads == loads
+    assert all(torch.equal(stored(bank, slots[0])[k], v) for k, v in before.items())
+
+
+def test_a_version_written_again_is_read_again(make, people, tmp_path):
+    bank = make()
+    folder = shutil.copytree(people["sd15"][0], tmp_path / "version")
+    (slot,) = bank.seat([Wanted(folder)])
+    first = stored(bank, slot)
+    shutil.copy(people["sd15"][1] / WEIGHTS, folder / WEIGHTS)
+    (slot,) = bank.seat([Wanted(folder)])
+    key = next(iter(first))
+    assert not torch.equal(stored(bank, slot)[key][:2], first[key])
+
+
+def test_forgetting_a_person_leaves_no_weights_behind(make, people):
+    bank = make()
+    wanted = Wanted(people["sd15"][0])
+    (slot,) = bank.seat([wanted])
+    bank.forget(people["sd15"][0])
+    assert bank.used_bytes == 0
+    assert not any(value.any() for value in stored(bank, slot).values())
+    assert not bank._tokens.vectors[0][slot].any()
+    bank.seat([wanted])
+    assert bank.loads == 2
+
+
+def test_more_people_than_places_is_an_error_not_a_mixup(make, people):
+    bank = make(device_bytes=0, batch_rows=2)
+    with pytest.raises(ValueError, match="do not fit"):
+        bank.seat([Wanted(folder) for folder in people["sd15"][::-1]])
