@@ -6,6 +6,8 @@ the servers by boto3's own endpoint settings.
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -79,3 +81,22 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
         server.add("Comprehend_20171127", services.comprehend)
         point_boto3_at(monkeypatch, server.url)
         yield services
+
+
+@pytest.fixture
+def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh bucket as the studio makes it, with boto3's S3, KMS and STS pointed at moto."""
+    import boto3
+
+    from studio.storage.s3 import make_bucket
+
+    for name in ("S3", "KMS", "STS"):
+        monkeypatch.setenv(f"AWS_ENDPOINT_URL_{name}", s3_url)
+    if "AWS_ACCESS_KEY_ID" not in os.environ or os.environ["AWS_ACCESS_KEY_ID"] != "testing":
+        point_boto3_at(monkeypatch, s3_url)
+    name = f"avatars-{uuid.uuid4().hex[:12]}"
+    make_bucket(name, "us-east-1")
+    # moto applies a policy's Deny without looking at its condition, so that plain HTTP to this
+    # machine would be refused for everything; the policy itself has a test.
+    boto3.client("s3").delete_bucket_policy(Bucket=name)
+    return name
