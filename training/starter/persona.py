@@ -10,7 +10,7 @@ from training.starter import palette
 HAIR_TYPES = (
     "short", "long", "curly", "bob", "bun", "ponytail", "mohawk", "spiky", "bald", "afro",
 )  # fmt: skip
-HAIR_WEIGHTS = (3.0, 2.4, 1.5, 1.4, 1.2, 1.2, 0.5, 0.7, 0.7, 0.8)
+HAIR_WEIGHTS = (3.4, 2.3, 1.5, 1.4, 1.4, 1.4, 0.5, 0.8, 0.8, 0.8)
 GLASSES = ("none", "glasses", "sunglasses")
 FACIAL_HAIR = ("none", "beard", "moustache")
 EXPRESSIONS = ("happy", "sad", "angry", "surprised")
@@ -81,3 +81,15 @@ def held_out_people(count: int = 20) -> list[Person]:
             person = replace(person, hair_colour=palette.near("#14b8a6", 0.02, rng))
         people.append(person)
     return people
+
+
+def sample_person() -> Person:
+    """The person of `studio/samples/person-1`: held out of training as well."""
+    return Person(
+        skin="#cf9468",
+        hair_colour="#b8451f",
+        hair="long",
+        glasses="none",
+        facial_hair="none",
+        seed=(1 << 30) + 4,
+    )

@@ -1,0 +1,155 @@
+"""Trains the VAE: L1 + 2 MSE + gradient loss, fixed latent noise instead of a KL term.
+
+True sampling from the first step slows such a small network for thousands of steps. At the end
+the log-variance is set to a constant, so that `latent_dist.sample()` means what it should.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+
+from training.starter import checkpoint, pictures
+from training.starter.recipe import Recipe
+
+LATENT_NOISE = 0.05
+LATENT_LIMIT = 2.5
+LOG_VARIANCE = -6.0  # a deviation of .05, the noise the decoder was trained with
+CROP_PX = 32
+CROPS_UNTIL = 0.7
+HELD_BACK = 64
+"""Pictures at the end of each set that the VAE never trains on."""
+
+
+def build(recipe: Recipe) -> AutoencoderKL:
+    """An untrained VAE that reduces each side by four."""
+    shape = recipe.autoencoder
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=shape.channels,
+        layers_per_block=1,
+        latent_channels=shape.latent_channels,
+        norm_num_groups=shape.groups,
+        sample_size=recipe.size_px,
+        mid_block_add_attention=False,
+    )
+
+
+def to_signal(pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """N x H x W x 3 bytes to N x 3 x H x W in -1..1."""
+    return torch.as_tensor(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def train(recipe: Recipe, work: Path, steps: int | None = None) -> AutoencoderKL:
+    """Train, or go on training, within the recipe's seconds; the result lies in `work/vae`."""
+    done, file = work / "vae", work / "vae.pt"
+    if (done / "config.json").exists():
+        return AutoencoderKL.from_pretrained(done)
+    torch.set_num_threads(recipe.autoencoder.threads)
+    torch.manual_seed(recipe.seed)
+    vae = build(recipe).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.99), weight_decay=1e-4)
+    clock = checkpoint.Clock(recipe.autoencoder.seconds, 0.0, 0, steps)
+    if state := checkpoint.restore(file):
+        vae.load_state_dict(state["vae"])
+        optimizer.load_state_dict(state["optimizer"])
+        clock.spent, clock.step = state["seconds"], state["step"]
+        torch.manual_seed(recipe.seed + clock.step)
+    shown = _shown(work)
+    for progress in clock:
+        rate = recipe.autoencoder.learning_rate * min(1.0, (clock.step + 1) / 50)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (0.5 * (1 + math.cos(math.pi * progress)) * 0.97 + 0.03)
+        picked = _batch(shown, recipe.autoencoder.batch, progress)
+        loss, error = _losses(vae, picked)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        if clock.step % 100 == 0:
+            print(f"vae {clock.step} {clock.spent:.0f}s mse {error:.5f}", flush=True)
+        if clock.save_is_due():
+            shown = _shown(work)
+            _keep(vae, optimizer, clock, file)
+    _keep(vae, optimizer, clock, file)
+    return _finish(vae, work, done)
+
+
+def _keep(
+    vae: AutoencoderKL, optimizer: torch.optim.Optimizer, clock: checkpoint.Clock, file: Path
+) -> None:
+    state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict()}
+    checkpoint.save(state | {"seconds": clock.spent, "step": clock.step}, file)
+
+
+def _shown(work: Path) -> list[torch.Tensor]:
+    sets = [pictures.load(kind, work / "pictures") for kind in pictures.SETS]
+    return [torch.from_numpy(s[:-HELD_BACK]) for s in sets if len(s) > HELD_BACK]
+
+
+def _batch(shown: list[torch.Tensor], size: int, progress: float) -> torch.Tensor:
+    """Some pictures, as crops in the first part of the run, some with changed colours."""
+    chosen = [int(torch.randint(len(shown), ())) for _ in range(size)]
+    x = to_signal(torch.stack([shown[k][int(torch.randint(len(shown[k]), ()))] for k in chosen]))
+    side = x.shape[-1]
+    if progress < CROPS_UNTIL and side > CROP_PX:
+        top, left = (int(v) for v in torch.randint(side - CROP_PX + 1, (2,)))
+        x = x[:, :, top : top + CROP_PX, left : left + CROP_PX]
+    else:
+        x = x[: max(2, size // 2)]
+    quarter = max(1, len(x) // 4)
+    sign = 1 if torch.rand(()) < 0.5 else -1
+    x[:quarter] = x[:quarter][:, torch.randperm(3)] * sign
+    if torch.rand(()) < 0.5:
+        part = x[quarter : 2 * quarter]
+        n = len(part)
+        clouds = F.interpolate(torch.randn(n, 3, 8, 8), size=x.shape[-1], mode="bicubic")
+        gain = torch.empty(n, 1, 1, 1).uniform_(0.7, 1.2)
+        shift = torch.randn(n, 3, 1, 1) * 0.15 + clouds * 0.12
+        x[quarter : 2 * quarter] = (part * gain + shift).clamp(-1, 1)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _losses(vae: AutoencoderKL, x: torch.Tensor) -> tuple[torch.Tensor, float]:
+    with torch.autocast("cpu", torch.bfloat16):
+        latent = vae.encode(x).latent_dist.mean
+        shown = vae.decode(latent + LATENT_NOISE * torch.randn_like(latent)).sample
+    off = shown.float() - x
+    square = (off**2).mean()
+    edges = (off[..., 1:] - off[..., :-1]).abs().mean()
+    edges = edges + (off[..., 1:, :] - off[..., :-1, :]).abs().mean()
+    large = ((latent.float().abs() - LATENT_LIMIT).clamp(min=0) ** 2).mean()
+    return off.abs().mean() + 2 * square + 0.4 * edges + 0.01 * large, square.item()
+
+
+def _finish(vae: AutoencoderKL, work: Path, done: Path) -> AutoencoderKL:
+    """Fix the log-variance and the scaling factor, report, save."""
+    vae.eval()
+    half = vae.config.latent_channels
+    with torch.no_grad():
+        vae.quant_conv.weight[half:] = 0
+        vae.quant_conv.bias[half:] = LOG_VARIANCE
+        latents = []
+        for kind in pictures.SETS:
+            x = to_signal(pictures.load(kind, work / "pictures")[-HELD_BACK:])
+            latent = vae.encode(x).latent_dist.mean
+            latents.append(latent)
+            shown = vae.decode(latent).sample.clamp(-1, 1)
+            print(f"vae {kind} held back: {psnr(shown, x):.2f} dB, std {latent.std():.3f}")
+        deviation = float(torch.cat(latents).std())
+    vae.register_to_config(scaling_factor=1 / deviation)
+    vae.save_pretrained(done)
+    return vae
+
+
+def psnr(shown: torch.Tensor, truth: torch.Tensor) -> float:
+    """Peak signal to noise in dB, of signals in -1..1."""
+    return -10 * math.log10(float(((shown - truth) ** 2).mean()) / 4)

@@ -1,0 +1,92 @@
+"""The recipe as typed values, read from `recipe.toml`."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Part(BaseModel):
+    """A part of the recipe: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PicturesRecipe(Part):
+    """How many pictures of which kind are rendered."""
+
+    drawn: int
+    photo: int
+    named_people: int
+    photos_each: int
+    drawings_each: int
+    chunk: int
+
+
+class TokenizerRecipe(Part):
+    """Size of the vocabulary and of the text it is learned from."""
+
+    vocabulary: int
+    captions: int
+
+
+class AutoencoderRecipe(Part):
+    """Shape and training of the VAE."""
+
+    channels: tuple[int, int, int]
+    groups: int
+    latent_channels: int
+    batch: int
+    learning_rate: float
+    seconds: float
+    threads: int
+
+
+class DenoiserRecipe(Part):
+    """Shape and training of the UNet and its text encoder."""
+
+    channels: tuple[int, int, int]
+    groups: int
+    text_width: int
+    text_layers: int
+    batch: int
+    learning_rate: float
+    warmup_steps: int
+    decay_from: float
+    ema: float
+    empty_captions: float
+    seconds: float
+    threads: int
+    mix: dict[str, int]
+
+
+class ProbeRecipe(Part):
+    """The judge: a classifier of renders, one for choosing and one for reporting."""
+
+    pictures: int
+    steps: int
+    choosing_seed: int
+    reporting_seed: int
+
+
+class Recipe(Part):
+    """Everything that decides the weights."""
+
+    name: str
+    seed: int
+    size_px: int
+    pictures: PicturesRecipe
+    tokenizer: TokenizerRecipe
+    autoencoder: AutoencoderRecipe
+    denoiser: DenoiserRecipe
+    probe: ProbeRecipe
+
+
+def load(path: Path | None = None) -> Recipe:
+    """The shipped recipe, or one read from a file of the same form."""
+    source: Any = path or files("training.starter").joinpath("recipe.toml")
+    return Recipe.model_validate(tomllib.loads(source.read_text("utf-8")))
