@@ -2,13 +2,15 @@
 
 A *slot* is a place in the device-resident stacks; slot 0 is the bare base. Putting a person into a
 slot is one copy; a person who is in a slot already costs nothing. The least recently used leave
-first. Not thread-safe: one engine owns one bank.
+first. Any thread may read and forget; one thread at a time seats and draws.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ BARE = 0
 MIN_SLOTS = 2
 
 Key = tuple[str, int, int]
+Seat = tuple[Key, float]
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Bank:
     """Host memory and device slots of one base.
 
     `host_bytes` bounds the parsed adapters, `device_bytes` the stacks (and so the slots; at least
-    `batch_rows` + 1 slots are always made, so that a batch of different people fits).
+    `batch_rows` of them are always made, so that a batch of different people fits).
     """
 
     def __init__(
@@ -55,9 +58,12 @@ class Bank:
         self._host_bytes = host_bytes
         self._device_bytes = device_bytes
         self.batch_rows = batch_rows
+        self._lock = threading.RLock()
         self._host: OrderedDict[Key, Adapter] = OrderedDict()
-        self._slots: OrderedDict[tuple[Key, float], int] = OrderedDict()
+        self._seats: OrderedDict[Seat, int] = OrderedDict()
         self._free: list[int] = []
+        self._drawing: set[int] = set()
+        self._leaving: set[int] = set()
         self._layers: dict[str, frozenset[str]] = {}
         self._rank = 0
         self._stacks: dict[str, Stack] = {}
@@ -72,64 +78,76 @@ class Bank:
         return 0 if unet is None else unet.slots - 1
 
     @property
+    def slot_bytes(self) -> int:
+        """Device memory of one person at the present layers and rank."""
+        return sum(stack.vectors.nbytes // stack.slots for stack in self._stacks.values())
+
+    @property
     def used_bytes(self) -> int:
         """Bytes of the adapters in host memory."""
-        return sum(adapter.size_bytes for adapter in self._host.values())
+        with self._lock:
+            return sum(adapter.size_bytes for adapter in self._host.values())
+
+    @property
+    def room_bytes(self) -> int:
+        """Bytes of host memory that no adapter uses."""
+        return self._host_bytes - self.used_bytes
 
     def adapter(self, folder: Path) -> Adapter:
         """The checked adapter of a folder, from host memory if it is there.
 
         Raises `AdapterRefused`; a refused adapter changes nothing in the bank.
         """
-        key = _key(folder)
-        held = self._host.get(key)
-        if held is None:
-            held = read_adapter(folder, self._base, self._parts)
-            if held.size_bytes > self._host_bytes:
-                raise AdapterRefused(
-                    f"The personal model {folder.name} needs {held.size_bytes} bytes; "
-                    f"the bank holds {self._host_bytes}."
-                )
-            self.loads += 1
-            self._host[key] = held
-            self._shrink()
-        self._host.move_to_end(key)
-        return held
+        with self._lock:
+            key = _key(folder)
+            held = self._host.get(key)
+            if held is None:
+                held = read_adapter(folder, self._base, self._parts)
+                if held.size_bytes > self._host_bytes:
+                    raise AdapterRefused(
+                        f"The personal model {folder.name} needs {held.size_bytes} bytes; "
+                        f"the bank holds {self._host_bytes}."
+                    )
+                self.loads += 1
+                self._host[key] = held
+                self._shrink()
+            self._host.move_to_end(key)
+            return held
 
     @torch.inference_mode()
     def forget(self, folder: Path) -> None:
-        """Drop a folder's adapter from host memory and the device, zeroing its slots."""
-        path = str(folder.resolve())
-        for key in [key for key in self._host if key[0] == path]:
-            del self._host[key]
-        for seat in [seat for seat in self._slots if seat[0][0] == path]:
-            slot = self._slots.pop(seat)
-            self._empty(slot)
-            self._free.append(slot)
+        """Drop a folder's adapter from host memory and the device, zeroing its slots.
 
-    @torch.inference_mode()
-    def seat(self, wanted: Sequence[Wanted]) -> list[int]:
-        """Make everybody in `wanted` resident -> their slots (0 for the bare base).
+        A person who is being drawn leaves the device when that batch is done.
+        """
+        path = str(folder.resolve())
+        with self._lock:
+            for key in [key for key in self._host if key[0] == path]:
+                del self._host[key]
+            for seat in [seat for seat in self._seats if seat[0][0] == path]:
+                slot = self._seats.pop(seat)
+                if slot in self._drawing:
+                    self._leaving.add(slot)
+                else:
+                    self._vacate(slot)
+
+    @contextmanager
+    def seated(self, wanted: Sequence[Wanted]) -> Iterator[list[int]]:
+        """Make everybody in `wanted` resident and keep them there -> their slots (0 is the base).
 
         Raises `AdapterRefused`. At most `batch_rows` different people fit at once.
         """
-        adapters = [None if w.folder is None else self.adapter(w.folder) for w in wanted]
-        self._widen([adapter for adapter in adapters if adapter is not None])
-        seats = [None if w.folder is None else (_key(w.folder), w.strength) for w in wanted]
-        needed = {seat for seat in seats if seat is not None}
-        for known in needed & self._slots.keys():
-            self._slots.move_to_end(known)
-        slots = []
-        for seat, adapter in zip(seats, adapters, strict=True):
-            if seat is None or adapter is None:
-                slots.append(BARE)
-                continue
-            if seat not in self._slots:
-                self._slots[seat] = self._take_slot(needed)
-                self._put(self._slots[seat], adapter, seat[1])
-            self._slots.move_to_end(seat)
-            slots.append(self._slots[seat])
-        return slots
+        with torch.inference_mode(), self._lock:
+            slots = self._seat(wanted)
+            self._drawing = set(slots)
+        try:
+            yield slots
+        finally:
+            with torch.inference_mode(), self._lock:
+                self._drawing = set()
+                for slot in self._leaving:
+                    self._vacate(slot)
+                self._leaving.clear()
 
     def bind_text(self, slots: Sequence[int] | None) -> None:
         """Say whose words and text-encoder adapters the next prompts use, one slot a prompt."""
@@ -147,13 +165,12 @@ class Bank:
 
     def close(self) -> None:
         """Take everything off the base again."""
-        for stack in self._stacks.values():
-            stack.detach()
-        if self._tokens is not None:
-            self._tokens.detach()
-        self._stacks, self._tokens = {}, None
-        self._slots.clear()
-        self._host.clear()
+        with self._lock:
+            self._detach()
+            self._stacks, self._tokens = {}, None
+            self._layers, self._rank = {}, 0
+            self._seats.clear()
+            self._host.clear()
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -161,13 +178,30 @@ class Bank:
         while self.used_bytes > self._host_bytes and len(self._host) > 1:
             self._host.popitem(last=False)
 
-    def _take_slot(self, needed: set[tuple[Key, float]]) -> int:
+    def _seat(self, wanted: Sequence[Wanted]) -> list[int]:
+        adapters = [None if w.folder is None else self.adapter(w.folder) for w in wanted]
+        self._widen([adapter for adapter in adapters if adapter is not None])
+        seats = [None if w.folder is None else (_key(w.folder), w.strength) for w in wanted]
+        needed = {seat for seat in seats if seat is not None}
+        slots = []
+        for seat, adapter in zip(seats, adapters, strict=True):
+            if seat is None or adapter is None:
+                slots.append(BARE)
+                continue
+            if seat not in self._seats:
+                self._seats[seat] = self._take_slot(needed)
+                self._put(self._seats[seat], adapter, seat[1])
+            self._seats.move_to_end(seat)
+            slots.append(self._seats[seat])
+        return slots
+
+    def _take_slot(self, needed: set[Seat]) -> int:
         if self._free:
             return self._free.pop()
-        idle = next((seat for seat in self._slots if seat not in needed), None)
+        idle = next((seat for seat in self._seats if seat not in needed), None)
         if idle is None:
             raise ValueError(f"{len(needed)} people do not fit into {self.slots} slots.")
-        return self._slots.pop(idle)
+        return self._seats.pop(idle)
 
     def _put(self, slot: int, adapter: Adapter, strength: float) -> None:
         self._empty(slot)
@@ -185,6 +219,10 @@ class Bank:
             for vectors in self._tokens.vectors:
                 vectors[slot].zero_()
 
+    def _vacate(self, slot: int) -> None:
+        self._empty(slot)
+        self._free.append(slot)
+
     def _widen(self, adapters: Sequence[Adapter]) -> None:
         """Make room for layers and ranks not met before: new, empty stacks for everybody."""
         rank = max((a.rank for a in adapters), default=0)
@@ -194,30 +232,29 @@ class Bank:
                 layers[prefix] = layers.get(prefix, frozenset()) | names
         if rank <= self._rank and layers == self._layers:
             return
-        for stack in self._stacks.values():
-            stack.detach()
-        if self._tokens is not None:
-            self._tokens.detach()
-        self._slots.clear()
+        self._detach()
+        self._seats.clear()
         self._rank = max(rank, self._rank)
         self._layers = layers
         self._stacks = {prefix: self._attach(prefix, 1) for prefix in layers}
-        per_slot = sum(stack.vectors.nbytes for stack in self._stacks.values())
-        for stack in self._stacks.values():
-            stack.detach()
-        slots = 1 + max(self.batch_rows, MIN_SLOTS, self._device_bytes // per_slot - 1)
+        slots = 1 + max(self.batch_rows, MIN_SLOTS, self._device_bytes // self.slot_bytes - 1)
+        self._detach()
         self._stacks = {prefix: self._attach(prefix, slots) for prefix in layers}
         self._tokens = TokenBank(self._parts.text_encoders, slots)
         self._free = list(range(slots - 1, BARE, -1))
 
     def _attach(self, prefix: str, slots: int) -> Stack:
-        encoders = dict(
-            zip(("text_encoder", "text_encoder_2"), self._parts.text_encoders, strict=False)
-        )
-        model = self._parts.unet if prefix == "unet" else encoders[prefix]
-        return attach(
-            model, sorted(self._layers[prefix]), slots, self._rank, self._parts.dtype, prefix
-        )
+        names = ("text_encoder", "text_encoder_2")
+        models = {"unet": self._parts.unet}
+        models |= dict(zip(names, self._parts.text_encoders, strict=False))
+        layers = sorted(self._layers[prefix])
+        return attach(models[prefix], layers, slots, self._rank, self._parts.dtype, prefix)
+
+    def _detach(self) -> None:
+        for stack in self._stacks.values():
+            stack.detach()
+        if self._tokens is not None:
+            self._tokens.detach()
 
 
 def _key(folder: Path) -> Key:

@@ -69,7 +69,7 @@ JobStopped = Callable[[int], bool]  # index of the job -> stop drawing it
 
 
 class Drawer:
-    """A base on a device with its bank of adapters. Not thread-safe."""
+    """A base on a device with its bank of adapters. `check` is thread-safe, `draw` is not."""
 
     def __init__(self, parts: Parts, base: ServedBase, bank: Bank) -> None:
         self.parts = parts
@@ -188,15 +188,36 @@ class Drawer:
     def _draw(
         self, jobs: Sequence[Job], on_step: JobStep | None, stopped: JobStopped | None
     ) -> list[Drawn]:
-        marks = [time.perf_counter()]
-        slots = self.bank.seat([Wanted(j.request.adapter, j.request.strength) for j in jobs])
-        marks.append(time.perf_counter())
-        rows = self._rows(jobs, slots)
-        marks.append(self._now())
-        alive = list(range(len(jobs)))
+        start = time.perf_counter()
+        with self.bank.seated(
+            [Wanted(j.request.adapter, j.request.strength) for j in jobs]
+        ) as slots:
+            switched = time.perf_counter()
+            rows = self._rows(jobs, slots)
+            encoded = self._now()
+            latents = self._denoise(jobs, slots, rows, on_step, stopped)
+        denoised = self._now()
+        pictures = [None if row is None else decode(self.parts, row)[0] for row in latents]
+        timings = {
+            "switch": switched - start,
+            "encode": encoded - switched,
+            "denoise": denoised - encoded,
+            "decode": self._now() - denoised,
+        }
+        return [Drawn(picture, dict(timings)) for picture in pictures]
+
+    def _denoise(
+        self,
+        jobs: Sequence[Job],
+        slots: Sequence[int],
+        rows: Sequence[Row],
+        on_step: JobStep | None,
+        stopped: JobStopped | None,
+    ) -> list[torch.Tensor | None]:
+        alive: list[int] = []
 
         def bind(unet_rows: Sequence[int]) -> None:
-            alive[:] = list(dict.fromkeys(unet_rows))
+            alive[:] = dict.fromkeys(unet_rows)
             self.bank.bind_unet([slots[n] for n in unet_rows])
 
         def tell(done: int, total: int) -> None:
@@ -205,7 +226,7 @@ class Drawer:
                     on_step(n, done, total)
 
         try:
-            latents = sample(
+            return sample(
                 self.parts,
                 rows,
                 jobs[0].schedule,
@@ -217,14 +238,6 @@ class Drawer:
             )
         finally:
             self.bank.bind_unet(None)
-        marks.append(self._now())
-        pictures = [None if row is None else decode(self.parts, row)[0] for row in latents]
-        marks.append(self._now())
-        names = ("switch", "encode", "denoise", "decode")
-        timings = {
-            name: end - start for name, start, end in zip(names, marks, marks[1:], strict=False)
-        }
-        return [Drawn(picture, dict(timings)) for picture in pictures]
 
     def _rows(self, jobs: Sequence[Job], slots: Sequence[int]) -> list[Row]:
         """Embed every prompt and negative with its own person's word and text adapters."""

@@ -4,6 +4,8 @@ EngineError
 ├── AdapterRefused   the personal weights do not fit this base, or are damaged
 ├── RequestRefused   a field of the request is out of range
 ├── Busy             the queue is full; `retry_after_s` says when to try again
+├── TooLate          the request's deadline passed before its picture was done
+├── Closed           the engine was shut down while the request waited
 └── OutOfMemory      not even one picture fits
 """
 
@@ -28,6 +30,14 @@ class Busy(EngineError):
     def __init__(self, waiting: int, retry_after_s: float) -> None:
         super().__init__(f"{waiting} pictures are waiting. Try again in {retry_after_s:.0f} s.")
         self.retry_after_s = retry_after_s
+
+
+class TooLate(EngineError):
+    """The deadline passed while the request waited or was drawn; both are named in the message."""
+
+
+class Closed(EngineError):
+    """The engine was shut down; nothing more will be drawn by it."""
 
 
 class OutOfMemory(EngineError):

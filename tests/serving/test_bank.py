@@ -29,23 +29,28 @@ def make(bases):
         each.close()
 
 
+def seat(bank, wanted):
+    with bank.seated(wanted) as slots:
+        return slots
+
+
 def stored(bank, slot):
     return bank._stacks["unet"].state(slot)
 
 
 def test_a_person_in_a_slot_costs_nothing_again(make, people):
     bank = make()
-    first = bank.seat([Wanted(people["sd15"][0]), Wanted(people["sd15"][1]), Wanted(None)])
+    first = seat(bank, [Wanted(people["sd15"][0]), Wanted(people["sd15"][1]), Wanted(None)])
     assert len(set(first)) == 3
     assert first[2] == BARE
     assert (bank.loads, bank.puts) == (2, 2)
-    assert bank.seat([Wanted(people["sd15"][1]), Wanted(people["sd15"][0])]) == first[1::-1]
+    assert seat(bank, [Wanted(people["sd15"][1]), Wanted(people["sd15"][0])]) == first[1::-1]
     assert (bank.loads, bank.puts) == (2, 2)
 
 
 def test_lower_ranks_are_padded_and_exact(make, people):
     bank = make()
-    slots = bank.seat([Wanted(people["sd15"][n]) for n in (4, 0)])
+    slots = seat(bank, [Wanted(people["sd15"][n]) for n in (4, 0)])
     for n, slot in zip((4, 0), slots, strict=True):
         original = load_file(people["sd15"][n] / WEIGHTS)
         now = stored(bank, slot)
@@ -59,12 +64,12 @@ def test_lower_ranks_are_padded_and_exact(make, people):
 
 def test_a_higher_rank_or_new_layers_make_room_for_everybody(make, people, bases, tmp_path):
     bank = make()
-    bank.seat([Wanted(people["sd15"][0])])
+    seat(bank, [Wanted(people["sd15"][0])])
     assert bank._rank == 2
     wide = tiny_adapter(
         tmp_path / "wide", bank._parts, bases["sd15"], seed=9, rank=8, targets=EVERYTHING
     )
-    slots = bank.seat([Wanted(wide), Wanted(people["sd15"][0])])
+    slots = seat(bank, [Wanted(wide), Wanted(people["sd15"][0])])
     assert bank._rank == 8
     old = load_file(people["sd15"][0] / WEIGHTS)
     assert all(
@@ -77,15 +82,15 @@ def test_a_higher_rank_or_new_layers_make_room_for_everybody(make, people, bases
 def test_the_least_recently_used_leaves_the_device_first(make, people):
     bank = make(device_bytes=0, batch_rows=2)
     a, b, c = (Wanted(people["sd15"][n]) for n in (2, 1, 0))
-    bank.seat([a])
+    seat(bank, [a])
     assert bank.slots == 2
-    bank.seat([b])
-    bank.seat([a])
-    bank.seat([c])  # b leaves
+    seat(bank, [b])
+    seat(bank, [a])
+    seat(bank, [c])  # b leaves
     puts = bank.puts
-    bank.seat([a])
+    seat(bank, [a])
     assert bank.puts == puts
-    bank.seat([b])
+    seat(bank, [b])
     assert bank.puts == puts + 1
     assert bank.loads == 3, "host memory still had everybody"
 
@@ -93,10 +98,10 @@ def test_the_least_recently_used_leaves_the_device_first(make, people):
 def test_a_batch_never_evicts_its_own_people(make, people):
     bank = make(device_bytes=0, batch_rows=3)
     everybody = [Wanted(folder) for folder in people["sd15"][::-1]]
-    bank.seat(everybody[:1])
+    seat(bank, everybody[:1])
     for _ in range(3):
         for start in range(4):
-            slots = bank.seat(everybody[start : start + 3])
+            slots = seat(bank, everybody[start : start + 3])
             assert len(set(slots)) == 3
             for wanted, slot in zip(everybody[start : start + 3], slots, strict=True):
                 key, value = next(iter(load_file(wanted.folder / WEIGHTS).items()))
@@ -127,7 +132,7 @@ def test_an_adapter_larger_than_the_bank_is_refused(make, people):
 
 def test_strengths_of_one_person_are_different_places(make, people):
     bank = make()
-    slots = bank.seat([Wanted(people["sd15"][0], 1.0), Wanted(people["sd15"][0], 0.5)])
+    slots = seat(bank, [Wanted(people["sd15"][0], 1.0), Wanted(people["sd15"][0], 0.5)])
     assert len(set(slots)) == 2
     assert bank.loads == 1
 
@@ -135,16 +140,16 @@ def test_strengths_of_one_person_are_different_places(make, people):
 def test_a_refused_adapter_disturbs_nothing(make, people, bases, tmp_path):
     bank = make()
     good = Wanted(people["sd15"][0])
-    slots = bank.seat([good])
+    slots = seat(bank, [good])
     before = stored(bank, slots[0])
     wrong = shutil.copytree(people["sd15"][5], tmp_path / "wrong")
     write_card(wrong, bases["sd15"], base_sha256="0" * 64)
     for _ in range(2):
         with pytest.raises(AdapterRefused, match="wrong"):
-            bank.seat([Wanted(people["sd15"][1]), Wanted(wrong)])
+            seat(bank, [Wanted(people["sd15"][1]), Wanted(wrong)])
     assert bank._rank == 2, "not even the room for it was made"
     loads = bank.loads
-    assert bank.seat([good]) == slots
+    assert seat(bank, [good]) == slots
     assert bank.loads == loads
     assert all(torch.equal(stored(bank, slots[0])[k], v) for k, v in before.items())
 
@@ -152,10 +157,10 @@ def test_a_refused_adapter_disturbs_nothing(make, people, bases, tmp_path):
 def test_a_version_written_again_is_read_again(make, people, tmp_path):
     bank = make()
     folder = shutil.copytree(people["sd15"][0], tmp_path / "version")
-    (slot,) = bank.seat([Wanted(folder)])
+    (slot,) = seat(bank, [Wanted(folder)])
     first = stored(bank, slot)
     shutil.copy(people["sd15"][1] / WEIGHTS, folder / WEIGHTS)
-    (slot,) = bank.seat([Wanted(folder)])
+    (slot,) = seat(bank, [Wanted(folder)])
     key = next(iter(first))
     assert not torch.equal(stored(bank, slot)[key][:2], first[key])
 
@@ -163,16 +168,27 @@ def test_a_version_written_again_is_read_again(make, people, tmp_path):
 def test_forgetting_a_person_leaves_no_weights_behind(make, people):
     bank = make()
     wanted = Wanted(people["sd15"][0])
-    (slot,) = bank.seat([wanted])
+    (slot,) = seat(bank, [wanted])
     bank.forget(people["sd15"][0])
     assert bank.used_bytes == 0
     assert not any(value.any() for value in stored(bank, slot).values())
     assert not bank._tokens.vectors[0][slot].any()
-    bank.seat([wanted])
+    seat(bank, [wanted])
     assert bank.loads == 2
 
 
 def test_more_people_than_places_is_an_error_not_a_mixup(make, people):
     bank = make(device_bytes=0, batch_rows=2)
     with pytest.raises(ValueError, match="do not fit"):
-        bank.seat([Wanted(folder) for folder in people["sd15"][::-1]])
+        seat(bank, [Wanted(folder) for folder in people["sd15"][::-1]])
+
+
+def test_a_person_forgotten_while_drawn_stays_until_the_batch_is_done(make, people):
+    bank = make(device_bytes=0, batch_rows=2)
+    with bank.seated([Wanted(people["sd15"][0])]) as (slot,):
+        bank.forget(people["sd15"][0])
+        assert any(value.any() for value in stored(bank, slot).values())
+        assert bank.used_bytes == 0
+    assert not any(value.any() for value in stored(bank, slot).values())
+    everybody = seat(bank, [Wanted(people["sd15"][0]), Wanted(None)])
+    assert everybody[1] == BARE
