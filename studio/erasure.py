@@ -1,0 +1,81 @@
+"""Erasing for good: what an erasure names goes from every store, however often it is begun.
+
+The records are removed together with the writing of the `Erasure`; from then on the bytes are
+unreachable, and a crash only means that somebody else finishes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Collection
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+from studio.catalog import Catalog
+from studio.records import Erasure, Run, now
+from studio.storage.storage import Storage
+
+SETTLE = timedelta(minutes=10)
+"""How long an erasure that met a running job stays open: the job may still write once."""
+
+_ID = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
+
+
+def finish(catalog: Catalog, storage: Storage, home: Path, erasure: Erasure) -> int:
+    """Remove the bytes of one erasure; how many files went. May be repeated."""
+    gone = sum(storage.delete_prefix(prefix) for prefix in erasure.prefixes)
+    for run_id in filter(_ID.match, erasure.run_ids):
+        gone += _drop_folder(home / "work" / run_id)
+    gone += drop_copies(home / "tmp", erasure.sha256)
+    if _ID.match(erasure.user_id):
+        gone += _drop_folder(zip_folder(home, erasure.user_id))
+    if not erasure.run_ids or now() - erasure.created_at > SETTLE:
+        catalog.remove({Erasure: [erasure.id]})
+    catalog.scrub()
+    return gone
+
+
+def finish_all(catalog: Catalog, storage: Storage, home: Path) -> int:
+    """Finish what a crash or a running job left open; how many erasures were looked at."""
+    pending = catalog.find(Erasure)
+    for erasure in pending:
+        finish(catalog, storage, home, erasure)
+    return len(pending)
+
+
+def drop_copies(folder: Path, sha256: Collection[str]) -> int:
+    """Remove every file below `folder` whose content has one of these hashes."""
+    wanted = {value for value in sha256 if value}
+    gone = 0
+    if not wanted or not folder.is_dir():
+        return 0
+    for path in [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]:
+        with suppress(FileNotFoundError):
+            with path.open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            if found in wanted:
+                path.unlink()
+                gone += 1
+    return gone
+
+
+def zip_folder(home: Path, user_id: str) -> Path:
+    """Where archives made for a user wait to be downloaded."""
+    return home / "tmp" / "zips" / user_id
+
+
+def active(catalog: Catalog, user_id: str, person_id: str = "") -> list[Run]:
+    """Runs of a user (or of one person) that are not over."""
+    where = {"user_id": user_id} | ({"person_id": person_id} if person_id else {})
+    return [run for run in catalog.find(Run, **where) if not run.over]
+
+
+def _drop_folder(folder: Path) -> int:
+    if not folder.is_dir():
+        return 0
+    files = sum(1 for path in folder.rglob("*") if path.is_file())
+    shutil.rmtree(folder, ignore_errors=True)
+    return files

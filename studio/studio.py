@@ -1,0 +1,67 @@
+"""The studio: every door in one place. The page, the command line and the API call only this.
+
+Each part of the way through is a file: people, photos, runs, models, gallery, erasing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusion.bases import Bases
+from moderation.chain import Moderation
+from prompts.catalog import Styles
+from studio.catalog import Catalog
+from studio.erasing import Erasing
+from studio.errors import BackendError
+from studio.gate import Gate
+from studio.records import User
+from studio.settings import Settings
+from studio.storage.storage import Storage
+from studio.workflows import Workflows
+
+
+class Studio(Erasing):
+    """Implements `studio.actions.StudioActions`. Safe to use from many threads."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        catalog: Catalog,
+        storage: Storage,
+        moderation: Moderation,
+        styles: Styles,
+        bases: Bases,
+        workflows: Workflows,
+        memory_gb: float = 0.0,
+    ) -> None:
+        super().__init__(
+            settings=settings,
+            catalog=catalog,
+            storage=storage,
+            moderation=moderation,
+            styles=styles,
+            bases=bases,
+            workflows=workflows,
+            memory_gb=memory_gb,
+        )
+        self._gate = Gate(max_mb=settings.max_photo_mb, max_mpx=settings.max_photo_mpx)
+
+    def health(self) -> dict[str, Any]:
+        """What works, in words that tell nothing about people: for the health route."""
+        parts: dict[str, bool] = {}
+        try:
+            self.catalog.count(User)
+            parts["records"] = True
+        except BackendError:
+            parts["records"] = False
+        try:
+            self._base()
+            parts["base"] = True
+        except BackendError:
+            parts["base"] = False
+        return {"ok": all(parts.values()), "parts": parts, "restricted": self.restricted}
+
+    def close(self) -> None:
+        """End the waiting decoder; nothing else is held."""
+        self._gate.close()
