@@ -158,15 +158,14 @@ class Catalog:
         """Runs of a kind that are not over, of all users, oldest first."""
         return [run for run in self.find(Run, kind=kind) if not run.over]
 
-    def update_run(self, run_id: str, **changes: object) -> bool:
+    def update_run(
+        self, run_id: str, *, expected: Collection[str] | None = None, **changes: Any
+    ) -> bool:
         """Change a run that is not over; False (nothing written) when it is over or gone.
 
-        `detail` is merged: keys that are given replace those of the same name, others stay.
+        `expected` lists the states it may be in now (compare and set). `detail` is merged: keys
+        that are given replace those of the same name, others stay.
         """
-        return self.move_run(run_id, None, **changes)
-
-    def move_run(self, run_id: str, expected: Collection[str] | None, **changes: Any) -> bool:
-        """`update_run` only if the run is in one of the expected states (compare and set)."""
         unknown = set(changes) - {
             "state", "step", "total", "seconds_left", "message", "detail", "request"
         }  # fmt: skip

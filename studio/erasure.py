@@ -13,6 +13,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from studio.catalog import Catalog
 from studio.records import Erasure, Run, now
@@ -69,7 +70,9 @@ def zip_folder(home: Path, user_id: str) -> Path:
 
 def active(catalog: Catalog, user_id: str, person_id: str = "") -> list[Run]:
     """Runs of a user (or of one person) that are not over."""
-    where = {"user_id": user_id} | ({"person_id": person_id} if person_id else {})
+    where: dict[str, Any] = {"user_id": user_id}
+    if person_id:
+        where["person_id"] = person_id
     return [run for run in catalog.find(Run, **where) if not run.over]
 
 

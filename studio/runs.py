@@ -341,5 +341,6 @@ def _one_of(what: str, value: object, known: Sequence[str]) -> None:
 def _in_range(what: str, value: Any, low: float, high: float) -> None:
     """Numbers only: whole ones where both limits are whole."""
     kinds: tuple[type, ...] = (int,) if isinstance(low, int) else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+    whole = isinstance(value, kinds) and not isinstance(value, bool)
+    if not whole or not low <= value <= high:
         raise UserError(f"The {what} is {str(value)[:40]}.", f"Choose {low:g} to {high:g}.")
