@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from studio.errors import BackendError
 
 
 class Settings(BaseSettings):
@@ -96,6 +98,20 @@ class Settings(BaseSettings):
     def public(self) -> bool:
         """Bound to anything but loopback: needs accounts and a real picture check."""
         return self.host not in ("127.0.0.1", "localhost", "::1")
+
+
+def read_settings() -> Settings:
+    """The settings from the environment. Raises `BackendError` naming the variable and its value."""
+    nothing: dict[str, Any] = {}
+    try:
+        return Settings(**nothing)
+    except ValidationError as fault:
+        first = fault.errors(include_url=False)[0]
+        name = "AVATAR_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise BackendError(
+            f"{name} is {first['input']!r}: {first['msg']}. Correct or unset it; docs/settings.md "
+            "lists what each setting may be."
+        ) from fault
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import sqlite3
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from studio.errors import NotAllowed
 from studio.records import Run
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ finish what they began, new runs go to workers of the new one."""
 
 TRAIN_QUEUE = "train"
 DRAW_QUEUE = "draw"
+
+
+MAX_TAKEOVERS = 6
+"""Workers that a run may lose in a row without a step of progress before it is given up: then it
+is the run that ends them."""
 
 
 class Workflows(Protocol):
@@ -48,7 +54,7 @@ class RunBook(Protocol):
         """Runs of a kind that are not over, of all users, oldest first."""
         ...
 
-    def update_run(self, run_id: str, **changes: object) -> bool:
+    def update_run(self, run_id: str, **changes: Any) -> bool:
         """Change fields of a run that is not over; False (nothing written) when it is."""
         ...
 
@@ -122,6 +128,37 @@ class DurableWorkflows:
             return 0
         earlier = (other for other in self.runs.active_runs(run.kind) if other.id != run_id)
         return sum(other.created_at <= run.created_at for other in earlier)
+
+    def take_over(self, worker_id: str) -> list[str]:
+        """Put everything a dead worker had in hand back into line; the runs' ids.
+
+        Only for the one that has claimed that worker in the roster.
+        """
+        found = self.client.list_workflows(
+            status="PENDING", executor_id=worker_id, load_input=False, load_output=False
+        )
+        for workflow in found:
+            self._count_takeover(workflow.workflow_id)
+            # Without its queue's name it would go round the limits of the queue.
+            self.client.resume_workflow(workflow.workflow_id, queue_name=workflow.queue_name)
+        return [workflow.workflow_id for workflow in found]
+
+    def _count_takeover(self, run_id: str) -> None:
+        try:
+            run = self.runs.get_run(run_id)
+        except NotAllowed:  # erased, or no run at all: the workflow cleans up after itself
+            return
+        before = run.detail.get("takeovers", {})
+        same = before.get("state") == run.state and before.get("step") == run.step
+        count = before.get("count", 0) + 1 if same else 1
+        if count > MAX_TAKEOVERS:
+            message = f"The worker ended {count} times in a row at this point, so it was given up."
+            self.runs.update_run(
+                run_id, state="failed", message=message, detail={"code": "backend"}
+            )
+            return
+        takeovers = {"count": count, "state": run.state, "step": run.step}
+        self.runs.update_run(run_id, detail={"takeovers": takeovers})
 
     def close(self) -> None:
         with self._lock:

@@ -1,0 +1,77 @@
+"""The engine a worker draws with: one base at a time stays loaded, the last one used."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from diffusion.bases import Base, BaseError, Bases
+from serving.request import Engine
+from studio.errors import BackendError
+from studio.machine import Machine
+from studio.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Engines:
+    """Opens engines at first use. One per worker; safe to use from many threads."""
+
+    def __init__(self, settings: Settings, bases: Bases, machine: Machine) -> None:
+        self._settings = settings
+        self._bases = bases
+        self._machine = machine
+        self._lock = threading.Lock()
+        self._loaded: tuple[str, Engine] | None = None
+
+    def get(self, base_id: str) -> Engine:
+        """The engine for this base. Raises `BackendError` when the base is missing or broken."""
+        with self._lock:
+            if self._loaded is None or self._loaded[0] != base_id:
+                self._close()
+                try:
+                    base = self._bases.get(base_id)
+                    opened = ENGINES[self._settings.engine](self, base)
+                except BaseError as fault:
+                    raise BackendError(str(fault)) from fault
+                self._loaded = (base_id, opened)
+            return self._loaded[1]
+
+    def close(self) -> None:
+        """Give the memory back."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._loaded is not None:
+            engine, self._loaded = self._loaded[1], None
+            getattr(engine, "close", lambda: None)()
+
+    def _local(self, base: Base) -> Engine:
+        # torch takes seconds to import: only a worker that draws pays for it.
+        import torch
+
+        from diffusion.load import PartsError
+        from serving.adapter import ServedBase
+        from serving.local import LocalEngine
+
+        if self._settings.threads:
+            torch.set_num_threads(self._settings.threads)
+        served = ServedBase(base.id, self._bases.sha256(base.id), base.family, base.folder)
+        try:
+            return LocalEngine.open(served, device=self._machine.device)
+        except PartsError as fault:
+            raise BackendError(str(fault)) from fault
+
+    def _later(self, _base: Base) -> Engine:
+        raise BackendError(
+            f"AVATAR_ENGINE={self._settings.engine} needs an engine that this version does not "
+            "have. Unset it to draw on this machine."
+        )
+
+
+ENGINES: dict[str, Callable[[Engines, Base], Engine]] = {
+    "local": Engines._local,
+    "endpoint": Engines._later,
+}

@@ -1,0 +1,99 @@
+"""The durable workflows. Only the order of the steps is here; what they do is in their own rooms.
+
+A workflow that was interrupted, however suddenly, goes on with the step it was in, on any worker.
+The order of steps may change only together with `WORKFLOW_VERSION`.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+
+from dbos import DBOS
+
+from studio.drawing import Drawing
+from studio.engines import Engines
+from studio.errors import BackendError, UserError
+from studio.learning import Ended, Learning
+from studio.parts import Parts
+from studio.patience import Patient
+from studio.records import new_id
+from studio.shift import Shift
+from studio.workflows import DRAW_QUEUE, TRAIN_QUEUE
+
+QUEUE_POLL_S = 0.5
+
+log = logging.getLogger(__name__)
+
+
+def register(parts: Parts, shift: Shift, engines: Engines) -> None:
+    """Tell DBOS what can be run here. Before `DBOS.launch()`."""
+    learning = Learning(parts, shift)
+    drawing = Drawing(parts, shift, engines)
+    runs = Patient(parts.catalog, shift)
+    step = functools.partial(_step, runs, shift, parts.settings.public)
+
+    stage = step("stage", learning.stage)
+    learn = step("learn", learning.learn)
+    keep = step("keep", learning.keep)
+    clean = step("clean", learning.clean)
+    draw = step("draw", drawing.draw)
+
+    @DBOS.workflow(name="train", max_recovery_attempts=None)
+    def train(run_id: str) -> None:
+        _ = stage(run_id) and learn(run_id) and keep(run_id)
+        clean(run_id)
+
+    @DBOS.workflow(name="generate", max_recovery_attempts=None)
+    def generate(run_id: str) -> None:
+        draw(run_id)
+
+
+def serve_queues() -> None:
+    """Begin to take work. After `DBOS.launch()`."""
+    for name in (TRAIN_QUEUE, DRAW_QUEUE):
+        # One partition a user, one job of each kind at a time in it and in this worker.
+        DBOS.register_queue(
+            name,
+            worker_concurrency=1,
+            partition_concurrency=1,
+            polling_interval_sec=QUEUE_POLL_S,
+        )
+
+
+def _step(
+    runs: Patient, shift: Shift, public: bool, name: str, work: Callable[[str], None]
+) -> Callable[[str], bool]:
+    """A step that ends its run with a sentence instead of raising; True when the flow goes on."""
+
+    def run(run_id: str) -> bool:
+        with shift.at_work():
+            try:
+                work(run_id)
+            except Ended:
+                return False
+            except UserError as fault:
+                _fail(runs, run_id, str(fault), fault.code)
+                return False
+            except BackendError as fault:
+                error_id = new_id()[:8]
+                log.error("run %s stopped in step %s, error %s: %s", run_id, name, error_id, fault)
+                hidden = f"This is not available right now (error {error_id})."
+                _fail(runs, run_id, hidden if public else str(fault), "backend")
+                return False
+            except Exception:
+                error_id = new_id()[:8]
+                log.exception("run %s failed in step %s, error %s", run_id, name, error_id)
+                _fail(runs, run_id, f"Something went wrong (error {error_id}).", "unknown")
+                return False
+        return True
+
+    run.__qualname__ = f"{name}"
+    return DBOS.step(name=name)(run)
+
+
+def _fail(runs: Patient, run_id: str, sentence: str, code: str) -> None:
+    runs.update_run(
+        run_id, state="failed", message=sentence, seconds_left=None, detail={"code": code}
+    )

@@ -1,0 +1,270 @@
+"""The steps of a training run. Each may be repeated from its beginning at any time.
+
+A step reads what it needs from the catalog, the storage and the run's working folder; the durable
+workflow only remembers which steps are done, and the trainer's handle.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prompts.compose import compose, person_phrase
+from studio.classes import ClassPictures
+from studio.delivery import Delivery
+from studio.devices import GaveUp, TrainingLease
+from studio.errors import NotAllowed, UserError
+from studio.parts import Parts
+from studio.patience import Patient
+from studio.previews import Previews
+from studio.records import Photo, Run, RunState
+from studio.shift import Shift
+from training.request import BaseRef, InstancePhoto, Phase, TrainingRequest, TrainingStatus
+
+POLL_S = 0.5
+STARTS_WITHOUT_PROGRESS = 3
+CANCEL_S = 10.0
+PREVIEW_STYLES = 2
+TOKEN = "sks"
+CLASS_NOUN = "person"
+
+_SENTENCES: dict[Phase, str] = {
+    Phase.WAITING: "Waiting for the trainer to start.",
+    Phase.PREPARING: "Preparing your photos.",
+    Phase.LEARNING: "Learning what you look like.",
+    Phase.PAUSED: "Paused while an avatar is drawn on this machine.",
+    Phase.CHECKING: "Choosing the best version.",
+    Phase.SAVING: "Saving your model.",
+}
+
+log = logging.getLogger(__name__)
+
+
+class Ended(Exception):
+    """The run is over already (cancelled, or its records are erased): clean up and stop."""
+
+
+class Learning:
+    """The work of training runs in one worker."""
+
+    def __init__(self, parts: Parts, shift: Shift) -> None:
+        self._parts = parts
+        self._shift = shift
+        self._runs = Patient(parts.catalog, shift)
+        self._delivery = Delivery(self._runs, parts.storage)
+        self._shown: dict[str, tuple[Phase, int, int]] = {}
+        self._classes = ClassPictures(parts.settings, parts.moderation, parts.machine.device)
+
+    # the steps, in order
+
+    def stage(self, run_id: str) -> None:
+        """Copy the photos that were asked for into the run's working folder.
+
+        Raises `UserError` when one of them was removed meanwhile.
+        """
+        run = self._open(run_id)
+        self._tell(run_id, "preparing", _SENTENCES[Phase.PREPARING])
+        folder = self._folder(run_id) / "photos"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for photo in self._photos(run):
+            target = folder / f"{photo.id}.jpg"
+            partial = target.with_suffix(".partial")
+            with self._parts.storage.open(photo.key) as source, partial.open("wb") as copy:
+                shutil.copyfileobj(source, copy)
+            partial.replace(target)
+
+    def learn(self, run_id: str) -> None:
+        """Draw class pictures if the base has none yet, then train until the trainer is done.
+
+        Holds the device's lease. Raises `UserError` or `BackendError` when it failed.
+        """
+        run = self._open(run_id)
+        stop = self._stopping(run_id)
+        if self._shift.ending:
+            self._shift.park()
+        pause_file = self._folder(run_id) / "run" / "pause"
+        self._tell(run_id, "waiting", "Waiting for this machine to be free.")
+        try:
+            with self._parts.device.training(pause_file, stop=stop) as lease:
+                self._tell(run_id, "preparing", _SENTENCES[Phase.PREPARING])
+                classes = self._class_pictures(run, stop)
+                self._train(run_id, self._request(run, classes), lease)
+        except GaveUp:
+            self._open(run_id)
+            self._shift.park()
+
+    def keep(self, run_id: str) -> None:
+        """Collect the result into the storage and record the personal model."""
+        run = self._open(run_id)
+        self._tell(run_id, "saving", _SENTENCES[Phase.SAVING])
+        into = self._folder(run_id) / "model"
+        shutil.rmtree(into, ignore_errors=True)
+        trained = self._parts.trainer.collect(run.detail["handle"], into)
+        try:
+            model = self._delivery.model(run, trained)
+        except NotAllowed:  # the person was erased meanwhile
+            raise Ended from None
+        result = {"model_id": model.id, "version": model.version, "seconds": trained.seconds}
+        finished = self._runs.update_run(
+            run_id, state="done", message="Your model is ready.", seconds_left=None, detail=result
+        )
+        if not finished and self._runs.get_run(run_id).state != "done":
+            self._parts.studio.delete_model(run.user_id, model.id)
+            raise Ended
+
+    def clean(self, run_id: str) -> None:
+        """Erase the run's working files, here and where the trainer keeps any."""
+        run = self._runs.get(Run, run_id)
+        handle = run.detail.get("handle") if run is not None else None
+        if handle:
+            self._parts.trainer.discard(handle)
+        shutil.rmtree(self._folder(run_id), ignore_errors=True)
+
+    # inside
+
+    def _open(self, run_id: str) -> Run:
+        """The run. Raises `Ended` when it is over or its records were erased."""
+        run = self._runs.get(Run, run_id)
+        if run is None or run.over:
+            raise Ended
+        return run
+
+    def _stopping(self, run_id: str) -> Callable[[], bool]:
+        """A check, cheap enough for every poll, whether to stop working on the run."""
+
+        def stopping() -> bool:
+            run = self._runs.get(Run, run_id)
+            return self._shift.ending or run is None or run.over
+
+        return stopping
+
+    def _folder(self, run_id: str) -> Path:
+        return self._parts.work_folder(run_id)
+
+    def _tell(
+        self, run_id: str, state: RunState, message: str, step: int = 0, total: int | None = None
+    ) -> None:
+        changes: dict[str, Any] = {"total": total} if total else {}
+        told = self._runs.update_run(
+            run_id, state=state, message=message, step=step, seconds_left=None, **changes
+        )
+        if not told:
+            raise Ended
+
+    def _photos(self, run: Run) -> list[Photo]:
+        """The photos the run was asked to learn from, exactly as consent covered them."""
+        asked = {item["id"]: item["sha256"] for item in run.request["photos"]}
+        found = self._runs.find(Photo, set_id=run.request["set_id"], user_id=run.user_id)
+        photos = [photo for photo in found if asked.get(photo.id) == photo.sha256]
+        if len(photos) != len(asked):
+            raise UserError(
+                f"{len(asked) - len(photos)} of the {len(asked)} photos were removed before they "
+                "could be learned from.",
+                "Start the training again with the photos that are there now.",
+            )
+        return photos
+
+    def _class_pictures(self, run: Run, stop: Callable[[], bool]) -> Path | None:
+        base = self._parts.bases.get(run.request["base_id"])
+        sha256 = self._parts.bases.sha256(base.id)
+        return self._classes.ready(
+            base,
+            sha256,
+            run.request["quality"],
+            CLASS_NOUN,
+            tell=lambda words, done, total: self._tell(run.id, "preparing", words),
+            stop=stop,
+        )
+
+    def _request(self, run: Run, class_folder: Path | None) -> TrainingRequest:
+        base = self._parts.bases.get(run.request["base_id"])
+        folder = self._folder(run.id)
+        photos = tuple(
+            InstancePhoto(path=folder / "photos" / f"{photo.id}.jpg", crop=photo.crop)
+            for photo in self._photos(run)
+        )
+        person = person_phrase(TOKEN, CLASS_NOUN)
+        styles = self._parts.styles.fitting(base.family)[:PREVIEW_STYLES]
+        prompts = (compose(s, person=person, family=base.family).text for s in styles)
+        return TrainingRequest(
+            run_id=run.id,
+            base=BaseRef(
+                id=base.id,
+                family=base.family,
+                folder=base.folder,
+                sha256=self._parts.bases.sha256(base.id),
+            ),
+            photos=photos,
+            run_folder=folder / "run",
+            class_folder=class_folder,
+            class_noun=CLASS_NOUN,
+            token=TOKEN,
+            quality=run.request["quality"],
+            steps=run.request["steps"],
+            preview_prompts=tuple(prompts),
+            seed=run.request["seed"],
+            device=self._parts.machine.device,
+        )
+
+    def _train(self, run_id: str, request: TrainingRequest, lease: TrainingLease) -> None:
+        """Start the trainer or find it again, and follow it to its end.
+
+        A trainer that died is started again and goes on from its checkpoint, unless it has died
+        several times without getting further. Raises `UserError` with the trainer's own sentence.
+        """
+        trainer, stop = self._parts.trainer, self._stopping(run_id)
+        handle = trainer.start(request)
+        self._runs.update_run(run_id, detail={"handle": handle})
+        starts, furthest = 1, -1
+        with Previews(self._parts, self._runs, request) as previews:
+            while True:
+                if stop():
+                    self._halt(run_id, handle)
+                status = trainer.poll(handle)
+                lease.share(paused=status.phase is Phase.PAUSED)
+                previews.judge(status.previews)
+                if status.phase is Phase.DONE:
+                    return
+                if status.step > furthest:
+                    starts, furthest = 1, status.step
+                if status.phase in (Phase.FAILED, Phase.CANCELLED):
+                    if starts >= STARTS_WITHOUT_PROGRESS:
+                        raise UserError(status.failure or "The training ended unexpectedly.")
+                    starts += 1
+                    trainer.start(request)
+                else:
+                    self._show(run_id, status)
+                time.sleep(POLL_S)
+
+    def _halt(self, run_id: str, handle: str) -> None:
+        """End the trainer of a cancelled run; at the end of the shift leave it to be continued."""
+        if self._shift.ending:
+            self._shift.park()
+        trainer = self._parts.trainer
+        trainer.cancel(handle)
+        asked = time.monotonic()
+        while not trainer.poll(handle).phase.terminal and time.monotonic() - asked < CANCEL_S:
+            time.sleep(0.1)
+        raise Ended
+
+    def _show(self, run_id: str, status: TrainingStatus) -> None:
+        """Bring what the trainer says into the run that the page reads."""
+        shown = (status.phase, status.step, status.total)
+        if self._shown.get(run_id) == shown:
+            return
+        changes: dict[str, Any] = {"total": status.total} if status.total else {}
+        if status.note:
+            changes["detail"] = {"note": status.note}
+        self._runs.update_run(
+            run_id,
+            state=status.phase.value,
+            message=_SENTENCES[status.phase],
+            step=status.step,
+            seconds_left=status.seconds_left,
+            **changes,
+        )
+        self._shown = {run_id: shown}

@@ -1,0 +1,157 @@
+"""The composition of a studio from its settings: which part is chosen, and why.
+
+Web process, worker and command line all build it; torch is imported by none of this.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from diffusion.bases import BaseError, Bases, registry
+from moderation.chain import Moderation, ModerationConfig
+from moderation.chain import build as build_moderation
+from prompts.catalog import StyleError, Styles, load_styles
+from studio.catalog import Catalog, open_catalog
+from studio.devices import Device
+from studio.errors import BackendError
+from studio.machine import Machine, find_machine
+from studio.roster import Roster
+from studio.settings import Settings
+from studio.storage.local import LocalStorage
+from studio.storage.storage import Storage
+from studio.studio import Studio
+from studio.workflows import DurableWorkflows
+from training.request import Trainer
+
+FOLDERS = ("work", "classes", "tmp", "devices", "workers")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a studio is made of. `close` it when done."""
+
+    settings: Settings
+    machine: Machine
+    catalog: Catalog
+    storage: Storage
+    moderation: Moderation
+    styles: Styles
+    bases: Bases
+    workflows: DurableWorkflows
+    roster: Roster
+    studio: Studio
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """The place where models are trained. Made at first use: only workers need it."""
+        return TRAINERS[self.settings.trainer](self.settings)
+
+    @property
+    def device(self) -> Device:
+        """The leases of the device that this machine trains and draws on."""
+        return Device(self.settings.home / "devices", self.machine.device)
+
+    def work_folder(self, run_id: str) -> Path:
+        """Where a run's working files lie until it is over."""
+        return self.settings.home / "work" / run_id
+
+    def close(self) -> None:
+        self.workflows.close()
+        self.catalog.close()
+
+
+def build(settings: Settings) -> Parts:
+    """Open the home folder and everything in it.
+
+    Raises `BackendError` that says what is missing or broken and what to do.
+    """
+    open_home(settings.home)
+    machine = find_machine(settings.device)
+    try:
+        bases = registry(settings.home, settings.bases_file)
+        styles = load_styles(settings.styles_folder)
+        moderation = build_moderation(_moderation(settings, bases))
+    except (BaseError, StyleError, ValueError) as fault:
+        raise BackendError(str(fault)) from fault
+    catalog = open_catalog(settings.records_url)
+    storage = STORAGES[settings.storage.partition("://")[0]](settings)
+    workflows = DurableWorkflows(settings.workflows_url, catalog)
+    studio = Studio(
+        settings=settings,
+        catalog=catalog,
+        storage=storage,
+        moderation=moderation,
+        styles=styles,
+        bases=bases,
+        workflows=workflows,
+        memory_gb=machine.memory_gb,
+    )
+    roster = Roster(catalog.engine, settings.home)
+    return Parts(
+        settings, machine, catalog, storage, moderation, styles, bases, workflows, roster, studio
+    )
+
+
+def open_home(home: Path) -> None:
+    """Make the home folder, readable by its owner only. Raises `BackendError` if that fails."""
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in FOLDERS:
+            (home / name).mkdir(exist_ok=True, mode=0o700)
+    except OSError as fault:
+        raise BackendError(
+            f"The folder {home} cannot be made: {fault.strerror}. Give the studio's user write "
+            "permission there, or set AVATAR_HOME to another folder."
+        ) from fault
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise BackendError(
+            f"The studio may not write to {home}. Give its user write permission there, or set "
+            "AVATAR_HOME to another folder."
+        )
+
+
+def _moderation(settings: Settings, bases: Bases) -> ModerationConfig:
+    checkers = [
+        base.folder / "safety_checker"
+        for base in bases.list()
+        if (base.folder / "safety_checker").is_dir() and bases.available(base.id)
+    ]
+    return ModerationConfig(
+        backend=settings.moderation,
+        preset=settings.policy,
+        policy_file=settings.policy_file,
+        rules_folder=settings.rules_folder,
+        strict_faces=settings.strict_faces,
+        region=settings.aws_region,
+        endpoint_url=settings.aws_endpoint_url or None,
+        safety_checker=checkers[0] if checkers else None,
+    )
+
+
+def _local_trainer(settings: Settings) -> Trainer:
+    from training.local import LocalTrainer
+
+    return LocalTrainer()
+
+
+def _later_trainer(settings: Settings) -> Trainer:
+    raise BackendError(
+        f"AVATAR_TRAINER={settings.trainer} needs a trainer that this version does not have. "
+        "Unset it to train on this machine."
+    )
+
+
+def _local_storage(settings: Settings) -> Storage:
+    return LocalStorage(settings.home / "storage")
+
+
+TRAINERS: dict[str, Callable[[Settings], Trainer]] = {
+    "local": _local_trainer,
+    "sagemaker": _later_trainer,
+    "jumpstart": _later_trainer,
+}
+STORAGES: dict[str, Callable[[Settings], Storage]] = {"local": _local_storage}
