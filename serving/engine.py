@@ -75,6 +75,7 @@ class Drawer:
         self.parts = parts
         self.base = base
         self.bank = bank
+        self._rows_that_fit: dict[tuple[int, int], int] = {}
 
     @staticmethod
     def open(
@@ -146,11 +147,14 @@ class Drawer:
     ) -> list[Drawn]:
         """Draw jobs of one shape together: one UNet call per step, whoever they belong to.
 
-        Where memory does not suffice the batch is halved and drawn in turn; a single picture that
-        does not fit raises `OutOfMemory`. More jobs than the bank's `batch_rows` are drawn in turn.
+        Where memory does not suffice the batch is halved and drawn in turn, and later batches of
+        that size start halved; a single picture that does not fit raises `OutOfMemory`. More jobs
+        than the bank's `batch_rows` are drawn in turn.
         """
-        if len(jobs) > self.bank.batch_rows:
-            return self._in_turn(jobs, self.bank.batch_rows, on_step, stopped)
+        size = jobs[0].width, jobs[0].height
+        most = self._rows_that_fit.get(size, self.bank.batch_rows)
+        if len(jobs) > most:
+            return self._in_turn(jobs, most, on_step, stopped)
         try:
             return self._draw(jobs, on_step, stopped)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -166,6 +170,7 @@ class Drawer:
                 f"{self.parts.device}. Ask for a smaller one."
             )
         _LOG.warning("out of memory with %d pictures at once; halving", len(jobs))
+        self._rows_that_fit[size] = len(jobs) // 2
         return self._in_turn(jobs, len(jobs) // 2, on_step, stopped)
 
     def close(self) -> None:

@@ -218,12 +218,19 @@ def fail_above(parts, rows: int, error: Exception):
     ],
 )
 def test_out_of_memory_halves_the_batch_and_carries_on(drawers, people, error):
-    drawer = drawers["starter"]
+    drawer = Drawer(drawers["starter"].parts, drawers["starter"].base, drawers["starter"].bank)
     requests = mixed(people["starter"])
     expected = [draw(drawer, [r])[0].picture for r in requests]
     handle = fail_above(drawer.parts, 4, error)
     drawn = draw(drawer, requests)
+    counted = []
+    counter = drawer.parts.unet.register_forward_pre_hook(
+        lambda _m, args: counted.append(len(args[0]))
+    )
+    draw(drawer, requests)
     handle.remove()
+    counter.remove()
+    assert max(counted) <= 4, "what did not fit is not tried again"
     assert all(levels(d.picture, e) <= ONE_LEVEL for d, e in zip(drawn, expected, strict=True))
 
 
