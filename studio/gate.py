@@ -59,13 +59,23 @@ class NotDecoded:
 class Gate:
     """Opens photos, each in a fresh process; one waits ready so that a photo takes no start time.
 
-    `max_mb` and `max_mpx` are the caps on a file's size and on what it may decode to. Safe to use
-    from many threads; at most `parallel` photos are open at once.
+    `max_mb` and `max_mpx` are the caps on a file's size and on what it may decode to, `program` is
+    what a child runs. Safe to use from many threads; at most `parallel` photos are open at once.
     """
 
-    def __init__(self, *, max_mb: float, max_mpx: float, parallel: int = 2) -> None:
+    def __init__(
+        self,
+        *,
+        max_mb: float,
+        max_mpx: float,
+        parallel: int = 2,
+        timeout_s: float = TIMEOUT_S,
+        program: Path = Path(decode.__file__),
+    ) -> None:
         self.max_mb = max_mb
         self.max_mpx = max_mpx
+        self.timeout_s = timeout_s
+        self.program = program
         self._room = threading.BoundedSemaphore(parallel)
         self._ready: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()
@@ -107,22 +117,22 @@ class Gate:
         """Start a process that waits for the next photo, if none waits."""
         with self._lock:
             if not self._ready:
-                self._ready.append(_spawn())
+                self._ready.append(spawn(self.program))
 
     def close(self) -> None:
         with self._lock:
             waiting, self._ready = self._ready, []
         for child in waiting:
-            _end(child)
+            end(child)
 
     def _ask(self, content: bytes, kind: str) -> tuple[dict[str, Any], list[bytes]]:
         """What the child says, and its pictures; a child that dies or hangs says so by its end."""
         with self._lock:
             child = self._ready.pop() if self._ready else None
         if child is not None and child.poll() is not None:
-            _end(child)
+            end(child)
             child = None
-        child = child or _spawn()
+        child = child or spawn(self.program)
         self.warm()
         asked = {"bytes": len(content), "format": kind, "max_pixels": int(self.max_mpx * 1e6)}
         late = threading.Event()
@@ -131,7 +141,7 @@ class Gate:
             late.set()
             child.kill()
 
-        clock = threading.Timer(TIMEOUT_S, stop)
+        clock = threading.Timer(self.timeout_s, stop)
         clock.start()
         try:
             assert child.stdin is not None and child.stdout is not None
@@ -149,7 +159,7 @@ class Gate:
             return {"code": "broken"}, []
         finally:
             clock.cancel()
-            _end(child)
+            end(child)
 
     def _refusal(self, answer: dict[str, Any]) -> Reason:
         code = str(answer.get("code") or "broken")
@@ -170,7 +180,7 @@ class Gate:
             )
         if code == "too-slow":
             return Reason(
-                code, f"Opening this photo took longer than {TIMEOUT_S:.0f} seconds.", _AS_JPEG
+                code, f"Opening this photo took longer than {self.timeout_s:.0f} seconds.", _AS_JPEG
             )
         if code == "too-heavy":
             return Reason(code, "Opening this photo takes more memory than allowed.", _AS_JPEG)
@@ -207,10 +217,10 @@ def _foreign(content: bytes) -> Reason:
     return Reason("not-a-photo", "This file is not a photo.", "Choose a JPEG, PNG, WebP or HEIC.")
 
 
-def _spawn() -> subprocess.Popen[bytes]:
+def spawn(program: Path) -> subprocess.Popen[bytes]:
     """A child without our environment (no keys), with the same import path and no site files."""
     return subprocess.Popen(
-        [sys.executable, "-S", "-P", decode.__file__],
+        [sys.executable, "-S", "-P", str(program)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -219,7 +229,7 @@ def _spawn() -> subprocess.Popen[bytes]:
     )
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def end(child: subprocess.Popen[bytes]) -> None:
     child.kill()
     for stream in (child.stdin, child.stdout):
         if stream is not None:
