@@ -1,15 +1,63 @@
-from training.starter import pictures, recipe
-import sys, pathlib
+"""`python -m training.starter STEP --work DIR`: the recipe, one resumable step at a time."""
 
-w = pathlib.Path(sys.argv[1])
-if sys.argv[2] == "vae":
-    from training.starter import autoencoder
+from __future__ import annotations
 
-    autoencoder.train(recipe.load(), w)
-elif sys.argv[2] == "unet":
-    from training.starter import denoiser
+import argparse
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
 
-    denoiser.train(recipe.load(), w)
-else:
-    for k in sys.argv[2:]:
-        print(k, pictures.render(k, recipe.load(), w / "pictures"), flush=True)
+from training.starter import autoencoder, denoiser, export, pictures, probe, sample, tokenizer
+from training.starter import recipe as recipes
+from training.starter.recipe import Recipe
+
+
+def _pictures(recipe: Recipe, work: Path) -> None:
+    for kind in pictures.SETS:
+        made = pictures.render(kind, recipe, work / "pictures")
+        print(f"{kind}: {made} chunks rendered", flush=True)
+
+
+def _probes(recipe: Recipe, work: Path) -> None:
+    for seed in (recipe.probe.choosing_seed, recipe.probe.reporting_seed):
+        probe.train(recipe, work, seed)
+
+
+STEPS: dict[str, Callable[[Recipe, Path], object]] = {
+    "pictures": _pictures,
+    "autoencoder": autoencoder.train,
+    "tokenizer": tokenizer.train,
+    "denoiser": denoiser.train,
+    "decoder": autoencoder.tune_decoder,
+    "export": export.export,
+    "probe": _probes,
+}
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run one step, or `all` in order. Each step goes on where a stopped run left it."""
+    parser = argparse.ArgumentParser(prog="python -m training.starter", description=__doc__)
+    parser.add_argument("step", choices=[*STEPS, "all", "sample"])
+    parser.add_argument("--work", type=Path, required=True, help="folder for everything made")
+    parser.add_argument("--recipe", type=Path, help="another recipe than the shipped one")
+    chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, _stop)
+    chosen.work.mkdir(parents=True, exist_ok=True)
+    if chosen.step == "sample":
+        sample.write(chosen.work)
+        return
+    recipe = recipes.load(chosen.recipe)
+    try:
+        for name in STEPS if chosen.step == "all" else (chosen.step,):
+            STEPS[name](recipe, chosen.work)
+    except KeyboardInterrupt:
+        raise SystemExit("Stopped. Run the same command again to go on.") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -7,29 +7,34 @@ the log-variance is set to a constant, so that `latent_dist.sample()` means what
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import diffusers as stock
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 
 from training.starter import checkpoint, pictures
 from training.starter.recipe import Recipe
+
+diffusers: Any = stock  # its classes are not fully typed
 
 LATENT_NOISE = 0.05
 LATENT_LIMIT = 2.5
 LOG_VARIANCE = -6.0  # a deviation of .05, the noise the decoder was trained with
 CROP_PX = 32
+DECODER_RATE = 8e-4
 CROPS_UNTIL = 0.7
 HELD_BACK = 64
 """Pictures at the end of each set that the VAE never trains on."""
 
 
-def build(recipe: Recipe) -> AutoencoderKL:
+def build(recipe: Recipe) -> Any:
     """An untrained VAE that reduces each side by four."""
     shape = recipe.autoencoder
-    return AutoencoderKL(
+    return diffusers.AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -48,11 +53,11 @@ def to_signal(pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def train(recipe: Recipe, work: Path, steps: int | None = None) -> AutoencoderKL:
+def train(recipe: Recipe, work: Path, steps: int | None = None) -> Any:
     """Train, or go on training, within the recipe's seconds; the result lies in `work/vae`."""
     done, file = work / "vae", work / "vae.pt"
     if (done / "config.json").exists():
-        return AutoencoderKL.from_pretrained(done)
+        return diffusers.AutoencoderKL.from_pretrained(done)
     torch.set_num_threads(recipe.autoencoder.threads)
     torch.manual_seed(recipe.seed)
     vae = build(recipe).to(memory_format=torch.channels_last)
@@ -70,10 +75,7 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> AutoencoderKL
             group["lr"] = rate * (0.5 * (1 + math.cos(math.pi * progress)) * 0.97 + 0.03)
         picked = _batch(shown, recipe.autoencoder.batch, progress)
         loss, error = _losses(vae, picked)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
+        _step(optimizer, loss, vae.parameters())
         if clock.step % 100 == 0:
             print(f"vae {clock.step} {clock.spent:.0f}s mse {error:.5f}", flush=True)
         if clock.save_is_due():
@@ -83,9 +85,57 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> AutoencoderKL
     return _finish(vae, work, done)
 
 
-def _keep(
-    vae: AutoencoderKL, optimizer: torch.optim.Optimizer, clock: checkpoint.Clock, file: Path
+def tune_decoder(recipe: Recipe, work: Path, steps: int | None = None) -> Any:
+    """Go on training the decoder alone, so that latents stay what the denoiser learned.
+
+    It can run beside the denoiser. `work/decoder` always holds the newest state.
+    """
+    done, file = work / "decoder", work / "decoder.pt"
+    torch.set_num_threads(recipe.autoencoder.threads)
+    vae = diffusers.AutoencoderKL.from_pretrained(work / "vae").to(
+        memory_format=torch.channels_last
+    )
+    vae.requires_grad_(False)
+    tuned = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+    for weight in tuned:
+        weight.requires_grad_(True)
+    optimizer = torch.optim.AdamW(tuned, betas=(0.9, 0.99), weight_decay=1e-4)
+    clock = checkpoint.Clock(recipe.autoencoder.decoder_seconds, 0.0, 0, steps)
+    torch.manual_seed(recipe.seed)
+    if state := checkpoint.restore(file):
+        vae.load_state_dict(state["vae"])
+        optimizer.load_state_dict(state["optimizer"])
+        clock.spent, clock.step = state["seconds"], state["step"]
+        torch.manual_seed(recipe.seed + clock.step)
+    shown = _shown(work)
+    for progress in clock:
+        rate = DECODER_RATE * min(1.0, (clock.step + 1) / 50) * max(0.03, 1 - progress)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        picked = _batch(shown, recipe.autoencoder.batch, 1.0)
+        loss, error = _losses(vae, picked)
+        _step(optimizer, loss, tuned)
+        if clock.step % 100 == 0:
+            print(f"decoder {clock.step} {clock.spent:.0f}s mse {error:.5f}", flush=True)
+        if clock.save_is_due():
+            _keep(vae, optimizer, clock, file)
+            vae.save_pretrained(done)
+    _keep(vae, optimizer, clock, file)
+    vae.save_pretrained(done)
+    report(vae, work)
+    return vae
+
+
+def _step(
+    optimizer: torch.optim.Optimizer, loss: torch.Tensor, weights: Iterable[torch.nn.Parameter]
 ) -> None:
+    optimizer.zero_grad()
+    torch.autograd.backward(loss)
+    torch.nn.utils.clip_grad_norm_(weights, 1.0)
+    optimizer.step()
+
+
+def _keep(vae: Any, optimizer: torch.optim.Optimizer, clock: checkpoint.Clock, file: Path) -> None:
     state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict()}
     checkpoint.save(state | {"seconds": clock.spent, "step": clock.step}, file)
 
@@ -118,7 +168,7 @@ def _batch(shown: list[torch.Tensor], size: int, progress: float) -> torch.Tenso
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _losses(vae: AutoencoderKL, x: torch.Tensor) -> tuple[torch.Tensor, float]:
+def _losses(vae: Any, x: torch.Tensor) -> tuple[torch.Tensor, float]:
     with torch.autocast("cpu", torch.bfloat16):
         latent = vae.encode(x).latent_dist.mean
         shown = vae.decode(latent + LATENT_NOISE * torch.randn_like(latent)).sample
@@ -130,24 +180,36 @@ def _losses(vae: AutoencoderKL, x: torch.Tensor) -> tuple[torch.Tensor, float]:
     return off.abs().mean() + 2 * square + 0.4 * edges + 0.01 * large, square.item()
 
 
-def _finish(vae: AutoencoderKL, work: Path, done: Path) -> AutoencoderKL:
+def _finish(vae: Any, work: Path, done: Path) -> Any:
     """Fix the log-variance and the scaling factor, report, save."""
     vae.eval()
     half = vae.config.latent_channels
     with torch.no_grad():
         vae.quant_conv.weight[half:] = 0
         vae.quant_conv.bias[half:] = LOG_VARIANCE
-        latents = []
-        for kind in pictures.SETS:
-            x = to_signal(pictures.load(kind, work / "pictures")[-HELD_BACK:])
-            latent = vae.encode(x).latent_dist.mean
-            latents.append(latent)
-            shown = vae.decode(latent).sample.clamp(-1, 1)
-            print(f"vae {kind} held back: {psnr(shown, x):.2f} dB, std {latent.std():.3f}")
-        deviation = float(torch.cat(latents).std())
-    vae.register_to_config(scaling_factor=1 / deviation)
+        held_back = [vae.encode(x).latent_dist.mean for x in _held_back(work).values()]
+    vae.register_to_config(scaling_factor=1 / float(torch.cat(held_back).std()))
+    report(vae, work)
     vae.save_pretrained(done)
     return vae
+
+
+def _held_back(work: Path) -> dict[str, torch.Tensor]:
+    folder = work / "pictures"
+    found = {kind: pictures.load(kind, folder)[-HELD_BACK:] for kind in pictures.SETS}
+    return {kind: to_signal(pixels) for kind, pixels in found.items() if len(pixels)}
+
+
+@torch.no_grad()
+def report(vae: Any, work: Path) -> dict[str, float]:
+    """PSNR in dB on the pictures held back from each set, printed and returned."""
+    vae.eval()
+    found = {}
+    for kind, x in _held_back(work).items():
+        latent = vae.encode(x).latent_dist.mean
+        found[kind] = psnr(vae.decode(latent).sample.clamp(-1, 1), x)
+        print(f"vae {kind} held back: {found[kind]:.2f} dB, std {latent.std():.3f}", flush=True)
+    return found
 
 
 def psnr(shown: torch.Tensor, truth: torch.Tensor) -> float:

@@ -119,7 +119,7 @@ class Canvas:
         reach = (-b + np.sqrt(np.maximum(inside, 0))) / a
         depth = np.where(inside > 0, reach, -9).astype(np.float32)
         surface = start + depth * ray[:, None, None]
-        return depth, np.tensordot(axes.T, surface, 1)
+        return depth, np.asarray(np.tensordot(axes.T, surface, 1), np.float32)
 
     def put(self, shape: tuple[Field, Field], material: int, where: Mask | None = None) -> None:
         """Add a shape where it lies nearer than what is there."""

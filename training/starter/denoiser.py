@@ -10,15 +10,18 @@ import copy
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import diffusers as stock
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from training.starter import autoencoder, captions, checkpoint, pictures, tokenizer
 from training.starter.recipe import Recipe
 
-SCHEDULE = {
+diffusers: Any = stock  # its classes are not fully typed
+
+SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -31,9 +34,9 @@ TWINS = 0.12
 """Share of the captions of unnamed pictures that say only "a person": the class prompt."""
 
 
-def scheduler() -> DDIMScheduler:
+def scheduler() -> Any:
     """The scheduler that the pipeline draws with."""
-    return DDIMScheduler(
+    return diffusers.DDIMScheduler(
         **SCHEDULE,
         clip_sample=False,
         set_alpha_to_one=True,
@@ -46,7 +49,7 @@ def scheduler() -> DDIMScheduler:
 class Nets:
     """The two networks that are trained together."""
 
-    unet: UNet2DConditionModel
+    unet: Any
     text: CLIPTextModel
 
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -66,7 +69,7 @@ class Nets:
 def build(recipe: Recipe, words: CLIPTokenizer) -> Nets:
     """Untrained networks of the recipe's shape."""
     shape = recipe.denoiser
-    unet = UNet2DConditionModel(
+    unet = diffusers.UNet2DConditionModel(
         sample_size=recipe.size_px // 4,
         in_channels=recipe.autoencoder.latent_channels,
         out_channels=recipe.autoencoder.latent_channels,
@@ -94,7 +97,8 @@ def build(recipe: Recipe, words: CLIPTokenizer) -> Nets:
         )
     )
     # The stock deviation of .02 is meant for far longer training.
-    torch.nn.init.normal_(text.get_input_embeddings().weight, std=0.2)
+    embedding: Any = text.get_input_embeddings()
+    torch.nn.init.normal_(embedding.weight, std=0.2)
     return Nets(unet.to(memory_format=torch.channels_last), text)
 
 
@@ -125,10 +129,13 @@ def examples(recipe: Recipe, work: Path) -> dict[str, Examples]:
 
 
 @torch.no_grad()
-def _encode(vae: AutoencoderKL, work: Path, kind: str) -> torch.Tensor:
+def _encode(vae: Any, work: Path, kind: str) -> torch.Tensor:
     parts = []
-    for part in torch.from_numpy(pictures.load(kind, work / "pictures")).split(128):
-        signal = autoencoder.to_signal(part).contiguous(memory_format=torch.channels_last)
+    pixels = pictures.load(kind, work / "pictures")
+    for start in range(0, len(pixels), 128):
+        signal = autoencoder.to_signal(pixels[start : start + 128]).contiguous(
+            memory_format=torch.channels_last
+        )
         with torch.autocast("cpu", torch.bfloat16):
             latent = vae.encode(signal).latent_dist.mean
         parts.append(latent.float() * vae.config.scaling_factor)
@@ -162,9 +169,7 @@ def _batch(
     return torch.cat(latents), text.long()
 
 
-def loss_of(
-    nets: Nets, noise: DDPMScheduler, latents: torch.Tensor, tokens: torch.Tensor
-) -> torch.Tensor:
+def loss_of(nets: Nets, noise: Any, latents: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Mean squared error of the predicted velocity at random times."""
     times = torch.randint(SCHEDULE["num_train_timesteps"], (len(latents),))
     grain = torch.randn_like(latents)
@@ -193,7 +198,7 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
         clock.spent, clock.step = state["seconds"], state["step"]
         torch.manual_seed(recipe.seed + clock.step)
     empty = torch.tensor(words("", padding="max_length").input_ids, dtype=torch.int16)
-    noise, recent = DDPMScheduler(**SCHEDULE), 0.0
+    noise, recent = diffusers.DDPMScheduler(**SCHEDULE), 0.0
 
     def keep() -> None:
         progress = {"seconds": clock.spent, "step": clock.step}
@@ -208,7 +213,7 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
         latents, tokens = _batch(every, shape.mix, empty, shape.empty_captions)
         loss = loss_of(nets, noise, latents, tokens)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(nets.parameters(), 1.0)
         optimizer.step()
         _follow(average, nets, min(shape.ema, (1 + clock.step) / (10 + clock.step)))
@@ -223,4 +228,6 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
 
 @torch.no_grad()
 def _follow(average: Nets, nets: Nets, weight: float) -> None:
-    torch._foreach_lerp_(average.parameters(), nets.parameters(), 1 - weight)
+    moving: list[torch.Tensor] = list(average.parameters())
+    target: list[torch.Tensor] = list(nets.parameters())
+    torch._foreach_lerp_(moving, target, 1 - weight)

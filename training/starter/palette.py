@@ -54,7 +54,7 @@ HELD_OUT_HUES = (0.42, 0.54)
 
 def rgb(colour: str) -> Rgb:
     """`#rrggbb` as three floats in 0..1."""
-    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)], np.float32) / 255
+    return np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)], np.float32)
 
 
 def to_hex(colour: NDArray[np.floating]) -> str:

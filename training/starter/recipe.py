@@ -43,6 +43,7 @@ class AutoencoderRecipe(Part):
     batch: int
     learning_rate: float
     seconds: float
+    decoder_seconds: float
     threads: int
 
 
@@ -53,7 +54,6 @@ class DenoiserRecipe(Part):
     groups: int
     text_width: int
     text_layers: int
-    batch: int
     learning_rate: float
     warmup_steps: int
     decay_from: float

@@ -16,16 +16,16 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 77
 """As in SD 1.5, so that code written for it needs no change."""
 
-COMMON_WORDS = (
-    "boy girl child old young lady guy someone people head hat cap helmet crown suit dress jacket "
-    "tie scarf earrings necklace makeup freckles anime sketch oil painting watercolor cartoon "
-    "pencil neon light soft studio beach forest city night day sky space castle robot wizard "
-    "knight pirate king queen superhero astronaut doctor chef artist beautiful handsome cute cool "
-    "funny serious smile laughing eyes nose mouth face hair looking camera front side view simple "
-    "colorful bright dark pastel vintage modern style art digital low quality bad ugly deformed "
-    "extra text watermark cropped worst jpeg artifacts distorted wearing standing in on at the "
-    "and of with without no"
-).split()
+COMMON_WORDS = """
+boy girl child old young lady guy someone people head hat cap helmet crown suit dress jacket
+tie scarf earrings necklace makeup freckles anime sketch oil painting watercolor cartoon
+pencil neon light soft studio beach forest city night day sky space castle robot wizard
+knight pirate king queen superhero astronaut doctor chef artist beautiful handsome cute cool
+funny serious smile laughing eyes nose mouth face hair looking camera front side view simple
+colorful bright dark pastel vintage modern style art digital low quality bad ugly deformed
+extra text watermark cropped worst jpeg artifacts distorted wearing standing in on at the
+and of with without no
+"""
 
 
 def train(recipe: Recipe, work: Path) -> CLIPTokenizer:
@@ -54,7 +54,10 @@ def _texts(recipe: Recipe) -> list[str]:
     drawn = list(pictures.subjects("drawn", recipe)) + list(pictures.subjects("photo", recipe))
     unnamed = [s for s in drawn if not s.name]
     texts = [captions.caption(rng.choice(unnamed), rng) for _ in range(recipe.tokenizer.captions)]
-    everyday = [*COMMON_WORDS, *(f"a photo of {name} person" for name in pictures.RESERVED_NAMES)]
+    everyday = [
+        *COMMON_WORDS.split(),
+        *(f"a photo of {name} person" for name in pictures.RESERVED_NAMES),
+    ]
     return texts + everyday * 40
 
 
