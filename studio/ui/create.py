@@ -1,0 +1,233 @@
+"""The fourth step: pick styles, draw, and see the pictures as they come."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import gradio as gr
+
+from studio.actions import Shape
+from studio.errors import NotAllowed, UserError
+from studio.records import Person, PersonalModel, Run
+from studio.ui import cards
+from studio.ui.shell import RELAY, Shell, Updates, Visit
+from studio.ui.strings import label
+from studio.ui.tiles import Tiles
+from studio.ui.train import _quality, quality_choices
+
+SHAPES = ("square", "portrait", "banner", "circle")
+MOST_SEED = 2**32 - 1
+
+
+class Create:
+    """Drawing with a person's models."""
+
+    name = "create"
+
+    def __init__(self, shell: Shell) -> None:
+        self.shell = shell
+        self.studio = shell.studio
+        self.tiles = Tiles(shell)
+        with gr.Column(visible=False, elem_id="page-create", elem_classes="page") as self.column:
+            self.head = shell.html("create-head")
+            self.results = shell.html("create-results")
+            with gr.Column(visible=False, elem_classes="create-form") as self.form:
+                self.model = gr.Dropdown(
+                    label=label("create_model"), filterable=False, elem_id="create-model"
+                )
+                self.styles = gr.HTML(
+                    value="[]", html_template="${cards}", cards="", elem_id="create-styles",
+                    js_on_load=RELAY + "window.studio.styles(element, props, watch);",
+                    apply_default_css=False,
+                )  # fmt: skip
+                with gr.Column(elem_classes="form-card"):
+                    self.text = gr.Textbox(
+                        label=label("create_text"), info=label("create_text_info"), lines=2,
+                        elem_id="create-text",
+                    )  # fmt: skip
+                    with gr.Row():
+                        self.count = gr.Slider(
+                            1, shell.settings.max_count, value=min(2, shell.settings.max_count),
+                            step=1, label=label("create_count"), elem_id="create-count",
+                        )  # fmt: skip
+                        self.quality = gr.Radio(
+                            quality_choices(), value="balanced", label=label("create_quality"),
+                            elem_id="create-quality",
+                        )  # fmt: skip
+                    self.shape = gr.Radio(
+                        [(label(f"create_{name}"), name) for name in SHAPES], value="square",
+                        label=label("create_shape"), elem_id="create-shape",
+                    )  # fmt: skip
+                    with gr.Accordion(label("create_more"), open=False), gr.Row():
+                        self.seed = gr.Textbox(
+                            label=label("create_seed"), info=label("create_seed_info"),
+                            max_length=10, elem_id="create-seed",
+                        )  # fmt: skip
+                        self.strength = gr.Slider(
+                            0.2, 1.2, value=1.0, step=0.05, label=label("create_strength"),
+                            info=label("create_strength_info"), elem_id="create-strength",
+                        )  # fmt: skip
+                    self.start = gr.Button(
+                        label("create_start"), variant="primary", size="lg", elem_id="create-start"
+                    )
+                self.limits = shell.html("create-limits")
+        shell.add(
+            self.head, self.results, self.form, self.model, self.styles, self.text, self.count,
+            self.quality, self.shape, self.seed, self.strength, self.limits,
+        )  # fmt: skip
+
+    def wire(self) -> None:
+        fields = [
+            self.model, self.styles, self.text, self.count, self.quality, self.shape, self.seed,
+            self.strength,
+        ]  # fmt: skip
+        self.shell.on(self.start.click, self.draw, inputs=fields)
+        self.shell.on(self.model.input, self.other_model, inputs=[self.model])
+        self.shell.dispatch(self.head, {})
+        self.shell.dispatch(
+            self.results,
+            {
+                "cancel": self.cancel,
+                "retry": self.retry,
+                "favourite": self.favourite,
+                "feedback": self.tiles.note_unlike,
+                "delete": self.delete,
+                "more_like_this": self.tiles.more_like_this,
+            },
+        )
+
+    def show(self, visit: Visit) -> Updates:
+        user = visit.user.id
+        person = self._person(visit)
+        models = sorted(
+            self.studio.models(user, person_id=person.id), key=lambda model: -model.version
+        )
+        run = self._run(visit)
+        visit = visit.at(run=run.id if run else "")
+        updates: Updates = {
+            self.head: self.shell.render("create_head", visit, person=person, models=models),
+            self.shell.place: visit.place,
+            self.form: gr.Column(visible=bool(models)),
+            **self._results(visit, run),
+        }
+        if models:
+            last = run.request.get("model_id") if run else None
+            chosen = next((model for model in models if model.id == last), models[0])
+            updates[self.model] = gr.Dropdown(
+                choices=[(_model_name(model, visit), model.id) for model in models], value=chosen.id
+            )
+            updates |= self._gallery(visit, chosen)
+        return updates
+
+    def live(self, visit: Visit) -> Updates:
+        run = self._run(visit)
+        return self._results(visit, run) if run else {}
+
+    def other_model(self, visit: Visit) -> Updates:
+        model = self.studio.model(visit.user.id, str(visit.values[self.model]))
+        return self._gallery(visit, model)
+
+    def draw(self, visit: Visit) -> Updates:
+        words, values = visit.words, visit.values
+        picked = _picked(values[self.styles])
+        if not picked:
+            raise UserError(words("create_pick_one"), words("create_pick_hint"))
+        run = self.studio.generate(
+            visit.user.id, str(values[self.model]), style_ids=picked,
+            text=(values[self.text] or "").strip(), count=int(values[self.count]), quality=_quality(values[self.quality]),
+            shape=cast(Shape, values[self.shape] if values[self.shape] in SHAPES else "square"),
+            seed=self._seed(visit), strength=float(values[self.strength]),
+        )  # fmt: skip
+        return self.shell.open(visit, "create", run=run.id)
+
+    def cancel(self, visit: Visit) -> Updates:
+        self.studio.cancel(visit.user.id, visit.id)
+        return self.shell.open(visit, "create", run=visit.id)
+
+    def retry(self, visit: Visit) -> Updates:
+        run = self.studio.retry(visit.user.id, visit.id)
+        return self.shell.open(visit, "create", run=run.id)
+
+    def favourite(self, visit: Visit) -> Updates:
+        self.tiles.favourite(visit)
+        return self.live(visit)
+
+    def delete(self, visit: Visit) -> Updates:
+        return self.tiles.delete(visit) | self.live(visit)
+
+    def _gallery(self, visit: Visit, model: PersonalModel) -> Updates:
+        styles = self.studio.styles(model.family)
+        known = [cards.style_card(style, visit.words) for style in styles]
+        categories = ["all", *dict.fromkeys(card["category"] for card in known)]
+        markup = self.shell.render("styles", visit, styles=known, categories=categories)
+        limits = [visit.words("limits_starter")] if model.family == "starter" else []
+        return {
+            self.styles: gr.HTML(cards=markup),
+            self.limits: self.shell.render("limits", visit, limits=limits),
+        }
+
+    def _results(self, visit: Visit, run: Run | None) -> Updates:
+        if run is None:
+            return {self.results: ""}
+        words, detail = visit.words, run.detail
+        tiles = self.tiles.all(visit, run_id=run.id)
+        refused = cards.refusals(run, self.tiles.style_names(visit))
+        count = sum(one["count"] for one in refused)
+        wanted = int(detail.get("wanted", 0))
+        if run.state == "done":
+            title = words("results_done", count=len(tiles)) if tiles else words("results_none")
+        elif run.over:
+            title = words(f"results_{run.state}")
+        elif run.state == "waiting":
+            ahead = self.studio.place_in_line(visit.user.id, run.id)
+            title = words("run_say_ahead", count=ahead) if ahead else words("run_say_next")
+        else:
+            title = words("results_drawing", done=len(tiles) + count, wanted=wanted)
+        left = words("run_left", time=words.duration(run.seconds_left)) if run.seconds_left else ""
+        markup = self.shell.render(
+            "results", visit, run=run, title=title, left=left, avatars=tiles, select=False,
+            blanks=0 if run.over else max(0, wanted - len(tiles) - count), refused=refused,
+            refused_count=count, zip=f"files/avatars.zip?run={run.id}",
+        )  # fmt: skip
+        return {self.results: markup}
+
+    def _seed(self, visit: Visit) -> int | None:
+        text = (visit.values[self.seed] or "").strip()
+        if not text:
+            return None
+        if not text.isascii() or not text.isdigit() or int(text) > MOST_SEED:
+            raise UserError(visit.words("create_bad_seed"))
+        return int(text)
+
+    def _run(self, visit: Visit) -> Run | None:
+        user = visit.user.id
+        if visit.place.run:
+            try:
+                run = self.studio.run(user, visit.place.run)
+            except NotAllowed:
+                run = None
+            if run and run.kind == "generate" and run.person_id == visit.place.person:
+                return run
+        active = self.studio.runs(user, kind="generate", active=True)
+        return next((run for run in active if run.person_id == visit.place.person), None)
+
+    def _person(self, visit: Visit) -> Person:
+        for person in self.studio.people(visit.user.id):
+            if person.id == visit.place.person:
+                return person
+        raise NotAllowed("this person")
+
+
+def _model_name(model: PersonalModel, visit: Visit) -> str:
+    version = visit.words("people_version", version=model.version)
+    return f"{model.name} · {version} · {model.base_id}"
+
+
+def _picked(said: Any) -> list[str]:
+    """Style ids from the browser's JSON; anything else is no pick."""
+    try:
+        picked = json.loads(said or "[]")
+    except (TypeError, ValueError):
+        return []
+    return [one for one in picked if isinstance(one, str)] if isinstance(picked, list) else []

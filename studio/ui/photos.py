@@ -1,0 +1,211 @@
+"""The second step: photos in, an answer for each, and whether the set can be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from moderation.verdict import Decision
+from studio.errors import NotAllowed, UserError
+from studio.records import Person, Photo
+from studio.ui.cards import EXAMPLES, meter_words, photo_card, variety
+from studio.ui.shell import Shell, Updates, Visit
+from studio.ui.strings import label
+
+MB = 1_000_000
+
+
+class Photos:
+    """A person's current photo set."""
+
+    name = "photos"
+
+    def __init__(self, shell: Shell) -> None:
+        self.shell = shell
+        self.studio = shell.studio
+        with gr.Column(visible=False, elem_id="page-photos", elem_classes="page") as self.column:
+            self.head = shell.html("photos-head")
+            with gr.Row(equal_height=False):
+                with gr.Column(scale=7, min_width=300):
+                    self.drop = gr.File(
+                        label=label("photos_drop"), file_count="multiple", elem_id="drop",
+                        height=190,
+                    )  # fmt: skip
+                    with gr.Accordion(label("photos_webcam"), open=False, elem_id="webcam"):
+                        self.camera = gr.Image(
+                            sources=["webcam"], type="filepath", label=label("photos_webcam_label"),
+                            webcam_options=gr.WebcamOptions(mirror=True), height=320,
+                        )  # fmt: skip
+                    self.cards = shell.html("photo-cards")
+                with gr.Column(scale=3, min_width=290, elem_classes="side"):
+                    self.meter = shell.html("photo-meter")
+                    with gr.Column(elem_classes="form-card") as self.consent_box:
+                        self.consent = gr.Checkbox(
+                            label=label("photos_consent"), info=label("photos_consent_info"),
+                            elem_id="photos-consent",
+                        )  # fmt: skip
+                        self.go = gr.Button(
+                            label("photos_go_on"), variant="primary", elem_id="photos-go"
+                        )
+        shell.add(self.head, self.drop, self.camera, self.cards, self.meter, self.consent, self.go)
+
+    def wire(self) -> None:
+        shell = self.shell
+        shell.on(self.drop.upload, self.add, inputs=[self.drop])
+        shell.on(self.camera.input, self.add_picture, inputs=[self.camera])
+        shell.on(self.go.click, self.go_on, inputs=[self.consent])
+        shell.dispatch(
+            self.cards,
+            {
+                "confirm": self.confirm,
+                "confirm_all": self.confirm_all,
+                "remove": self.remove,
+                "remove_bad": self.remove_bad,
+                "crop": self.crop,
+            },
+        )
+
+    def show(self, visit: Visit) -> Updates:
+        person = self._person(visit)
+        head = self.shell.render("photos_head", visit, person=person, examples=EXAMPLES)
+        return {self.head: head, self.consent: False} | self.state(visit)
+
+    def live(self, visit: Visit) -> Updates:
+        return {}
+
+    def state(self, visit: Visit, waiting: tuple[str, ...] = ()) -> Updates:
+        """The cards and the meter as the records have them; `waiting` files get place-holders."""
+        user, words = visit.user.id, visit.words
+        photo_set = self.studio.photo_set(user, visit.place.person)
+        photos = self.studio.photos(user, photo_set.id)
+        status = self.studio.set_status(user, photo_set.id)
+        order = sorted(photos, key=lambda photo: photo.created_at, reverse=True)
+        full = not status.missing and not status.excess
+        cards = self.shell.render(
+            "photos_cards", visit, photos=[photo_card(photo, words) for photo in order],
+            waiting=waiting, unsure=status.unsure, unusable=len(_unusable(photos)),
+        )  # fmt: skip
+        meter = self.shell.render(
+            "meter", visit, status=status, full=full, variety=variety(photos, words),
+            say=meter_words(status, self.shell.settings, words),
+        )  # fmt: skip
+        ask = gr.Checkbox(visible=full and not status.consented)
+        return {
+            self.cards: cards,
+            self.meter: meter,
+            self.consent: ask,
+            self.go: gr.Button(interactive=full and not waiting),
+        }
+
+    def add(self, visit: Visit) -> Iterator[Updates]:
+        """Take in dropped files one by one; each card appears as soon as its photo is judged."""
+        files = [Path(file) for file in visit.values[self.drop] or []]
+        yield from self._take(visit, files, {self.drop: None})
+
+    def add_picture(self, visit: Visit) -> Iterator[Updates]:
+        """Take in a picture from the camera."""
+        picture = visit.values[self.camera]
+        yield from self._take(visit, [Path(picture)] if picture else [], {self.camera: None})
+
+    def _take(self, visit: Visit, files: list[Path], emptied: Updates) -> Iterator[Updates]:
+        # Gradio's copies can be fetched by their address, so they go as soon as we have ours,
+        # and also when the visitor leaves in the middle.
+        left = list(files)
+        refused: UserError | None = None
+        try:
+            yield emptied | self.state(visit, tuple(file.name for file in left))
+            photo_set = self.studio.photo_set(visit.user.id, visit.place.person)
+            while left:
+                file = left[0]
+                try:
+                    self.studio.add_photo(visit.user.id, photo_set.id, file.name, file)
+                except UserError as error:
+                    refused = error
+                left.pop(0)
+                _forget(file)
+                yield self.state(visit, tuple(file.name for file in left))
+        finally:
+            for file in left:
+                _forget(file)
+        if refused:
+            raise refused
+        yield self.shell.open(visit, "photos")
+
+    def confirm(self, visit: Visit) -> Updates:
+        self.studio.confirm_photo(visit.user.id, visit.id)
+        return self._changed(visit)
+
+    def confirm_all(self, visit: Visit) -> Updates:
+        photo_set = self.studio.photo_set(visit.user.id, visit.place.person)
+        self.studio.confirm_all(visit.user.id, photo_set.id)
+        return self._changed(visit)
+
+    def remove(self, visit: Visit) -> Updates:
+        photo_set = self.studio.photo_set(visit.user.id, visit.place.person)
+        photos = {photo.id: photo for photo in self.studio.photos(visit.user.id, photo_set.id)}
+        if visit.id not in photos:
+            raise NotAllowed("this photo")
+        self.studio.remove_photo(visit.user.id, visit.id)
+        said = visit.words("photos_removed", file=photos[visit.id].filename)
+        return self._changed(visit) | self.shell.say(visit, "info", said)
+
+    def remove_bad(self, visit: Visit) -> Updates:
+        photo_set = self.studio.photo_set(visit.user.id, visit.place.person)
+        bad = _unusable(self.studio.photos(visit.user.id, photo_set.id))
+        for photo in bad:
+            self.studio.remove_photo(visit.user.id, photo.id)
+        said = visit.words("photos_removed_some", count=len(bad))
+        return self._changed(visit) | self.shell.say(visit, "info", said)
+
+    def crop(self, visit: Visit) -> Updates:
+        self.studio.crop_photo(visit.user.id, visit.id, _edges(visit.said.get("crop")))
+        said = self.shell.say(visit, "done", visit.words("photos_cropped"))
+        return self._changed(visit) | said
+
+    def go_on(self, visit: Visit) -> Updates:
+        """Record consent for exactly these photos if that was not done, then go to training."""
+        user, person = visit.user.id, visit.place.person
+        status = self.studio.set_status(user, self.studio.photo_set(user, person).id)
+        if status.missing or status.excess:
+            raise UserError(meter_words(status, self.shell.settings, visit.words))
+        if not status.consented:
+            if visit.values[self.consent] is not True:
+                raise UserError(visit.words("photos_missing_consent"))
+            self.studio.consent(user, person)
+        return self.shell.open(visit, "train", run="")
+
+    def _changed(self, visit: Visit) -> Updates:
+        return self.shell.open(visit, "photos")
+
+    def _person(self, visit: Visit) -> Person:
+        people = self.studio.people(visit.user.id)
+        for person in people:
+            if person.id == visit.place.person:
+                return person
+        raise NotAllowed("this person")
+
+
+def _unusable(photos: list[Photo]) -> list[Photo]:
+    return [photo for photo in photos if photo.decision in (Decision.BLOCK, Decision.UNAVAILABLE)]
+
+
+def _edges(said: Any) -> tuple[float, float, float, float]:
+    """Four shares from the browser's text. Raises `NotAllowed` for anything else."""
+    try:
+        left, top, right, bottom = (float(edge) for edge in str(said).split(","))
+    except ValueError:
+        raise NotAllowed("this crop") from None
+    return (left, top, right, bottom)
+
+
+def _forget(file: Path) -> None:
+    """Remove Gradio's copy and the folder that is named after its content."""
+    file.unlink(missing_ok=True)
+    try:
+        file.parent.rmdir()
+    except OSError:
+        # Another upload of the same content is still there; it goes with its own intake.
+        return

@@ -1,0 +1,77 @@
+"""Every text of the page, in English and German: one table per language in `words/`.
+
+Gradio's own components are translated in the browser (`label("key")`), our HTML on the server in
+the language the browser asks for first; both read the same tables.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import gradio as gr
+
+LANGUAGES = ("en", "de")
+FOLDER = Path(__file__).parent / "words"
+
+
+@cache
+def table(language: str) -> dict[str, str]:
+    """All texts of a language, flat: `photos_title` is `title` under `[photos]`."""
+    sections = tomllib.loads((FOLDER / f"{language}.toml").read_text("utf-8"))
+    return {
+        f"{section}_{key}": text
+        for section, texts in sections.items()
+        for key, text in texts.items()
+    }
+
+
+@cache
+def translations() -> gr.I18n:
+    """The tables for the browser, to be mounted with the page."""
+    return gr.I18n(**{language: table(language) for language in LANGUAGES})
+
+
+def label(key: str) -> gr.i18n.I18nData:
+    """A text for a Gradio component, chosen by the browser. Raises `KeyError` if unknown."""
+    table("en")[key]
+    return translations()(key)
+
+
+class Words:
+    """Texts of one language. `words("photos_missing", count=3)` fills `{count}`."""
+
+    def __init__(self, language: str) -> None:
+        self.language = language if language in LANGUAGES else "en"
+        self._texts = table(self.language)
+
+    def __call__(self, key: str, **values: object) -> str:
+        """Raises `KeyError` for an unknown key; `key_one` is used instead where `count` is 1."""
+        if values.get("count") == 1 and f"{key}_one" in self._texts:
+            key = f"{key}_one"
+        text = self._texts[key]
+        return text.format(**values) if values else text
+
+    def known(self, key: str, otherwise: str) -> str:
+        """The text of a key that may have none, such as a reason code of another room."""
+        return self._texts.get(key, otherwise)
+
+    def duration(self, seconds: float) -> str:
+        """A length of time as people say it: seconds below 90, minutes below 90, then hours."""
+        if seconds < 90:
+            return self("time_seconds", count=max(1, round(seconds)))
+        if seconds < 90 * 60:
+            return self("time_minutes", count=round(seconds / 60))
+        return self("time_hours", count=round(seconds / 3600))
+
+    def size(self, count_bytes: int) -> str:
+        """Bytes as MB with one decimal (10^6 bytes), with the language's decimal mark."""
+        text = f"{count_bytes / 1e6:.1f}"
+        return f"{text.replace('.', ',') if self.language == 'de' else text} MB"
+
+
+def language_of(accept: str) -> str:
+    """The first of our languages in an Accept-Language header's order; English otherwise."""
+    asked = [part.split(";")[0].strip().lower()[:2] for part in accept.split(",")]
+    return next((language for language in asked if language in LANGUAGES), "en")

@@ -1,0 +1,86 @@
+"""What can be done with drawn avatars wherever they are shown: list, like, redraw, delete, undo."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from studio.actions import Quality, Shape
+from studio.errors import NotAllowed
+from studio.records import Avatar
+from studio.ui import cards
+from studio.ui.shell import Shell, Updates, Visit
+
+
+class Tiles:
+    """Avatars of a user as tiles; used by the results and by the album."""
+
+    def __init__(self, shell: Shell) -> None:
+        self.shell = shell
+        self.studio = shell.studio
+
+    def all(self, visit: Visit, *, run_id: str | None = None) -> list[dict[str, Any]]:
+        """Tiles of a run in order of drawing, or of everything, newest first."""
+        user = visit.user.id
+        people = {one.id: one.name for one in self.studio.people(user)}
+        styles = self.style_names(visit)
+        shapes = {
+            run.id: run.request.get("shape") for run in self.studio.runs(user, kind="generate")
+        }
+        found = sorted(
+            self.studio.avatars(user, run_id=run_id), key=lambda avatar: avatar.created_at,
+            reverse=run_id is None,
+        )  # fmt: skip
+        return [
+            cards.avatar_tile(
+                avatar, people.get(avatar.person_id, ""),
+                styles.get(avatar.style_id, avatar.style_id),
+                shapes.get(avatar.run_id) == "circle", visit.words,
+            )
+            for avatar in found
+        ]  # fmt: skip
+
+    def style_names(self, visit: Visit) -> dict[str, str]:
+        """Names of every style of every family that this user's models have."""
+        families = {model.family for model in self.studio.models(visit.user.id)} | {"starter"}
+        return {
+            style.id: cards.style_name(style, visit.words)
+            for family in sorted(families)
+            for style in self.studio.styles(family)
+        }
+
+    def favourite(self, visit: Visit) -> None:
+        self.studio.favourite(visit.user.id, visit.id, visit.said.get("on") == "yes")
+
+    def note_unlike(self, visit: Visit) -> Updates:
+        """“Does not look like me”: kept with the avatar, and answered with what helps."""
+        words = visit.words
+        self.studio.feedback(visit.user.id, visit.id, "does not look like me")
+        return self.shell.say(
+            visit, "info", words("avatars_feedback_thanks"), words("avatars_feedback_hint")
+        )
+
+    def delete(self, visit: Visit) -> Updates:
+        """Delete one or several (ids joined by commas); the notice offers to undo it."""
+        ids = [one for one in visit.id.split(",") if one]
+        count = self.studio.delete_avatars(visit.user.id, ids)
+        said = visit.words("avatars_deleted", count=count)
+        return self.shell.say(visit, "info", said, undo=",".join(ids))
+
+    def more_like_this(self, visit: Visit) -> Updates:
+        """The same style and words again, with new seeds."""
+        avatar = self._mine(visit)
+        run = self.studio.run(visit.user.id, avatar.run_id)
+        again = self.studio.generate(
+            visit.user.id, avatar.model_id, style_ids=[avatar.style_id],
+            text=str(run.request.get("text") or ""),
+            count=min(4, self.shell.settings.max_count),
+            quality=cast(Quality, run.request.get("quality") or "balanced"),
+            shape=cast(Shape, run.request.get("shape") or "square"),
+        )  # fmt: skip
+        return self.shell.open(visit, "create", person=avatar.person_id, run=again.id)
+
+    def _mine(self, visit: Visit) -> Avatar:
+        for avatar in self.studio.avatars(visit.user.id):
+            if avatar.id == visit.id:
+                return avatar
+        raise NotAllowed("this avatar")

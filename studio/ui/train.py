@@ -1,0 +1,198 @@
+"""The third step: what training takes, one button, and how it goes."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import gradio as gr
+
+from studio.actions import Estimate, Quality
+from studio.errors import NotAllowed, UserError
+from studio.records import Person, Run
+from studio.ui import cards
+from studio.ui.shell import Shell, Updates, Visit
+from studio.ui.strings import Words, label
+
+QUALITIES = ("fast", "balanced", "best")
+
+
+def quality_choices() -> list[tuple[Any, str]]:
+    return [(label(f"train_{name}"), name) for name in QUALITIES]
+
+
+class Train:
+    """The training of a person: before, during and after."""
+
+    name = "train"
+
+    def __init__(self, shell: Shell) -> None:
+        self.shell = shell
+        self.studio = shell.studio
+        with gr.Column(visible=False, elem_id="page-train", elem_classes="page") as self.column:
+            self.head = shell.html("train-head")
+            self.progress = shell.html("train-progress")
+            with gr.Column(elem_classes="form-card", visible=False) as self.form:
+                self.quality = gr.Radio(
+                    quality_choices(), value="balanced", label=label("train_quality"),
+                    info=label("train_quality_info"), elem_id="train-quality",
+                )  # fmt: skip
+                self.estimate = shell.html("train-estimate")
+                self.title = gr.Textbox(
+                    label=label("train_name"), info=label("train_name_info"), max_length=80,
+                    elem_id="train-name",
+                )  # fmt: skip
+                self.start = gr.Button(
+                    label("train_start"), variant="primary", size="lg", elem_id="train-start"
+                )
+            self.limits = shell.html("train-limits")
+        shell.add(
+            self.head, self.progress, self.form, self.quality, self.estimate, self.title,
+            self.start, self.limits,
+        )  # fmt: skip
+
+    def wire(self) -> None:
+        fields = [self.quality, self.title]
+        self.shell.on(self.start.click, self.begin, inputs=fields)
+        self.shell.on(self.quality.input, self.again, inputs=fields)
+        self.shell.dispatch(self.progress, {"cancel": self.cancel, "retry": self.retry})
+        self.shell.dispatch(self.estimate, {})
+
+    def show(self, visit: Visit) -> Updates:
+        person = self._person(visit)
+        run = self._run(visit)
+        visit = visit.at(run=run.id if run else "")
+        form = run is None or run.over
+        return {
+            self.head: self.shell.render("train_head", visit, person=person),
+            self.shell.place: visit.place,
+            self.form: gr.Column(visible=form),
+            self.quality: "balanced",
+            self.title: "",
+            **(self._estimate(visit, "balanced") if form else {}),
+            **self._progress(visit, run, person),
+        }
+
+    def live(self, visit: Visit) -> Updates:
+        run = self._run(visit)
+        if run is None:
+            return {}
+        if run.over:
+            return self.show(visit)
+        return self._progress(visit, run, self._person(visit))
+
+    def again(self, visit: Visit) -> Updates:
+        """Another thoroughness was picked: what would it take."""
+        return self._estimate(visit, _quality(visit.values[self.quality]))
+
+    def begin(self, visit: Visit) -> Updates:
+        user = visit.user.id
+        photo_set = self.studio.photo_set(user, visit.place.person)
+        run = self.studio.train(
+            user, photo_set.id, name=(visit.values[self.title] or "").strip(),
+            quality=_quality(visit.values[self.quality]),
+        )  # fmt: skip
+        return self.shell.open(visit, "train", run=run.id)
+
+    def cancel(self, visit: Visit) -> Updates:
+        self.studio.cancel(visit.user.id, visit.id)
+        said = self.shell.say(visit, "info", visit.words("run_cancelled_now"))
+        return self.shell.open(visit, "train", run=visit.id) | said
+
+    def retry(self, visit: Visit) -> Updates:
+        run = self.studio.retry(visit.user.id, visit.id)
+        return self.shell.open(visit, "train", run=run.id)
+
+    def _estimate(self, visit: Visit, quality: Quality) -> Updates:
+        user, words = visit.user.id, visit.words
+        photo_set = self.studio.photo_set(user, visit.place.person)
+        status = self.studio.set_status(user, photo_set.id)
+        estimate: Estimate | None = None
+        trouble = hint = ""
+        if not status.ready:
+            trouble = words("train_not_ready")
+            if status.missing or status.excess:
+                hint = cards.meter_words(status, self.shell.settings, words)
+        else:
+            try:
+                estimate = self.studio.estimate(user, photo_set.id, quality)
+            except UserError as error:
+                trouble, hint = error.message, error.hint
+        markup = self.shell.render("estimate", visit, estimate=estimate, trouble=trouble, hint=hint)
+        return {
+            self.estimate: markup,
+            self.start: gr.Button(interactive=estimate is not None),
+            self.limits: self.shell.render("limits", visit, limits=self._limits(estimate, words)),
+        }
+
+    def _limits(self, estimate: Estimate | None, words: Words) -> list[str]:
+        if estimate is None or estimate.warning or not estimate.base_id.startswith("starter"):
+            return []
+        return [words("limits_starter")]
+
+    def _progress(self, visit: Visit, run: Run | None, person: Person) -> Updates:
+        if run is None:
+            return {self.progress: ""}
+        words = visit.words
+        ahead = self.studio.place_in_line(visit.user.id, run.id) if run.state == "waiting" else 0
+        left = (
+            words("run_left", time=words.duration(run.seconds_left))
+            if run.seconds_left is not None
+            else words("run_left_unknown") if run.state == "learning" else ""
+        )  # fmt: skip
+        markup = self.shell.render(
+            "progress", visit, run=run, person=person, left=left,
+            phase=cards.phase_words(run, ahead, person.name, words), percent=cards.percent(run),
+            phases=cards.phase_list(run), previews=cards.previews(run),
+            report=self._report(visit, run),
+        )  # fmt: skip
+        return {self.progress: markup}
+
+    def _report(self, visit: Visit, run: Run) -> list[dict[str, str]]:
+        """What the finished model says about itself, in words."""
+        model_id = run.detail.get("model_id") if run.state == "done" else None
+        if not model_id:
+            return []
+        try:
+            model = self.studio.model(visit.user.id, model_id)
+        except NotAllowed:
+            return []
+        words = visit.words
+        found = [
+            {"name": words(f"run_report_{key}"), "value": likeness_words(model.report[key], words)}
+            for key in ("likeness", "variety")
+            if isinstance(model.report.get(key), str)
+        ]
+        if isinstance(model.report.get("chosen_step"), int):
+            found.append(
+                {"name": words("run_report_step"), "value": str(model.report["chosen_step"])}
+            )
+        found.append({"name": words("run_report_time"), "value": words.duration(model.seconds)})
+        return found
+
+    def _run(self, visit: Visit) -> Run | None:
+        """The run of the place, or else the person's running one."""
+        user = visit.user.id
+        if visit.place.run:
+            try:
+                run = self.studio.run(user, visit.place.run)
+            except NotAllowed:
+                run = None
+            if run and run.kind == "train" and run.person_id == visit.place.person:
+                return run
+        active = self.studio.runs(user, kind="train", active=True)
+        return next((run for run in active if run.person_id == visit.place.person), None)
+
+    def _person(self, visit: Visit) -> Person:
+        for person in self.studio.people(visit.user.id):
+            if person.id == visit.place.person:
+                return person
+        raise NotAllowed("this person")
+
+
+def likeness_words(value: str, words: Words) -> str:
+    """A word of the report (strong, good, fair, weak …) in the visitor's language."""
+    return words.known(f"likeness_{value}", value)
+
+
+def _quality(value: Any) -> Quality:
+    return cast(Quality, value if value in QUALITIES else "balanced")
