@@ -26,7 +26,6 @@ from studio.shift import Shift
 from training.request import BaseRef, InstancePhoto, Phase, TrainingRequest, TrainingStatus
 
 POLL_S = 0.5
-STARTS_WITHOUT_PROGRESS = 3
 CANCEL_S = 10.0
 PREVIEW_STYLES = 2
 TOKEN = "sks"
@@ -213,34 +212,27 @@ class Learning:
     def _train(self, run_id: str, request: TrainingRequest, lease: TrainingLease) -> None:
         """Start the trainer or find it again, and follow it to its end.
 
-        A trainer that died is started again and goes on from its checkpoint, unless it has died
-        several times without getting further. Raises `UserError` with the trainer's own sentence.
+        The trainer itself continues a process that died. Raises `UserError` with the trainer's
+        own sentence when the training failed.
         """
         trainer, stop = self._parts.trainer, self._stopping(run_id)
         handle = trainer.start(request)
         self._runs.update_run(run_id, detail={"handle": handle})
-        starts, furthest = 1, -1
         with Previews(self._parts, self._runs, request) as previews:
             while True:
                 if stop():
-                    self._halt(run_id, handle)
+                    self._halt(handle)
                 status = trainer.poll(handle)
                 lease.share(paused=status.phase is Phase.PAUSED)
                 previews.judge(status.previews)
                 if status.phase is Phase.DONE:
                     return
-                if status.step > furthest:
-                    starts, furthest = 1, status.step
-                if status.phase in (Phase.FAILED, Phase.CANCELLED):
-                    if starts >= STARTS_WITHOUT_PROGRESS:
-                        raise UserError(status.failure or "The training ended unexpectedly.")
-                    starts += 1
-                    trainer.start(request)
-                else:
-                    self._show(run_id, status)
+                if status.phase.terminal:
+                    raise UserError(status.failure or "The training was ended.", code="failed")
+                self._show(run_id, status)
                 time.sleep(POLL_S)
 
-    def _halt(self, run_id: str, handle: str) -> None:
+    def _halt(self, handle: str) -> None:
         """End the trainer of a cancelled run; at the end of the shift leave it to be continued."""
         if self._shift.ending:
             self._shift.park()

@@ -78,7 +78,7 @@ def build(settings: Settings) -> Parts:
     except (BaseError, StyleError, ValueError) as fault:
         raise BackendError(str(fault)) from fault
     catalog = open_catalog(settings.records_url)
-    storage = STORAGES[settings.storage.partition("://")[0]](settings)
+    storage = _storage(settings)
     workflows = DurableWorkflows(settings.workflows_url, catalog)
     studio = Studio(
         settings=settings,
@@ -114,6 +114,15 @@ def open_home(home: Path) -> None:
         )
 
 
+def _storage(settings: Settings) -> Storage:
+    kind = settings.storage.partition("://")[0]
+    if kind not in STORAGES:
+        raise BackendError(
+            f"AVATAR_STORAGE is {settings.storage!r}; it may be `local` or `s3://bucket/prefix`."
+        )
+    return STORAGES[kind](settings)
+
+
 def _moderation(settings: Settings, bases: Bases) -> ModerationConfig:
     checkers = [
         base.folder / "safety_checker"
@@ -135,13 +144,24 @@ def _moderation(settings: Settings, bases: Bases) -> ModerationConfig:
 def _local_trainer(settings: Settings) -> Trainer:
     from training.local import LocalTrainer
 
-    return LocalTrainer()
+    return LocalTrainer(settings.threads, settings.home / "bases" / "hashes.json")
 
 
 def _later_trainer(settings: Settings) -> Trainer:
     raise BackendError(
         f"AVATAR_TRAINER={settings.trainer} needs a trainer that this version does not have. "
         "Unset it to train on this machine."
+    )
+
+
+def _s3_storage(settings: Settings) -> Storage:
+    from studio.storage.s3 import S3Storage
+
+    return S3Storage.from_url(
+        settings.storage,
+        settings.home / "cache" / "storage",
+        region=settings.aws_region,
+        endpoint_url=settings.aws_endpoint_url,
     )
 
 
@@ -154,4 +174,4 @@ TRAINERS: dict[str, Callable[[Settings], Trainer]] = {
     "sagemaker": _later_trainer,
     "jumpstart": _later_trainer,
 }
-STORAGES: dict[str, Callable[[Settings], Storage]] = {"local": _local_storage}
+STORAGES: dict[str, Callable[[Settings], Storage]] = {"local": _local_storage, "s3": _s3_storage}

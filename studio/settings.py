@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from studio.errors import BackendError
@@ -86,6 +86,12 @@ class Settings(BaseSettings):
         "INFO", description="How much is written to the log"
     )
 
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        # Trainers run in other folders, so a relative home would be another one there.
+        return home.expanduser().absolute()
+
     @cached_property
     def records_url(self) -> str:
         return self.database_url or f"sqlite:///{self.home.resolve() / 'records.sqlite'}"
@@ -101,7 +107,7 @@ class Settings(BaseSettings):
 
 
 def read_settings() -> Settings:
-    """The settings from the environment. Raises `BackendError` naming the variable and its value."""
+    """The settings from the environment. Raises `BackendError` naming the variable."""
     nothing: dict[str, Any] = {}
     try:
         return Settings(**nothing)

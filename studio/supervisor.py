@@ -68,7 +68,10 @@ class _Place(threading.Thread):
         command = [sys.executable, "-m", "studio.worker", "--parent", str(os.getpid())]
         while not self._stopping.is_set():
             began = time.monotonic()
-            self._child = children.spawn(command, environment=child_environment(self._settings))
+            # What a worker prints is log; the output of our own program stays clean.
+            self._child = children.spawn(
+                command, environment=child_environment(self._settings), stdout=2
+            )
             while self._child.poll() is None and not self._stopping.wait(0.2):
                 pass
             if self._stopping.is_set():
