@@ -17,6 +17,8 @@ from studio.errors import BackendError
 # Ids, fixed words and file endings only: no empty parts, no leading dot, nothing that climbs.
 _PART = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")
 _UNFINISHED = ".unfinished"
+_ERASED = ".erased"
+_MOVES = 100
 
 
 class LocalStorage:
@@ -33,11 +35,9 @@ class LocalStorage:
         target = self._path(key)
         partial = self._partial()
         try:
-            self._make_folder(target.parent)
             self._make_folder(partial.parent)
             _write_durably(partial, content)
-            partial.replace(target)
-            _sync_folder(target.parent)
+            self._move(partial, target)
         except FileNotFoundError as fault:
             if isinstance(content, Path) and not content.exists():
                 raise
@@ -76,7 +76,7 @@ class LocalStorage:
             yield prefix
             return
         for folder, folders, names in os.walk(start):
-            folders[:] = sorted(name for name in folders if name != _UNFINISHED)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
                 yield (Path(folder) / name).relative_to(self.root).as_posix()
 
@@ -89,19 +89,20 @@ class LocalStorage:
         return total
 
     def delete_prefix(self, prefix: str) -> int:
-        """Remove the key or all keys below it; how many went. Empty prefixes are refused."""
+        """Remove the key or all keys below it; how many went. Empty prefixes are refused.
+
+        All of it vanishes in one step; what a crash leaves of it goes with the next call.
+        """
         start = self._path(prefix)
         gone = sum(1 for _ in self.list(prefix))
+        doomed = self.root / _ERASED / secrets.token_hex(16)
         try:
-            if start.is_file():
-                start.unlink(missing_ok=True)
-            elif start.exists():
-                shutil.rmtree(start)
-            else:
-                return 0
-            _sync_folder(start.parent)
-        except FileNotFoundError:
-            pass
+            if start.exists():
+                self._make_folder(doomed.parent)
+                with suppress(FileNotFoundError):
+                    start.replace(doomed)
+                    _sync_folder(start.parent)
+            self._empty_erased()
         except OSError as fault:
             raise _storage_fault(fault, self.root) from fault
         self._drop_empty(start.parent)
@@ -133,12 +134,33 @@ class LocalStorage:
     def _partial(self) -> Path:
         return self.root / _UNFINISHED / secrets.token_hex(16)
 
+    def _move(self, partial: Path, target: Path) -> None:
+        """Rename into place. A folder that an eraser empties meanwhile is made again."""
+        for attempt in range(_MOVES):
+            try:
+                self._make_folder(target.parent)
+                partial.replace(target)
+                _sync_folder(target.parent)
+                return
+            except (FileNotFoundError, FileExistsError):
+                if not partial.exists():
+                    return  # it got its name, and was erased before its folder was synced
+                if attempt == _MOVES - 1:
+                    raise
+
     def _make_folder(self, folder: Path) -> None:
         if folder.is_dir():
             return
         self._make_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
         _sync_folder(folder.parent)
+
+    def _empty_erased(self) -> None:
+        folder = self.root / _ERASED
+        for path in folder.iterdir() if folder.is_dir() else ():
+            # Another process may be emptying the same folder.
+            with suppress(FileNotFoundError):
+                path.unlink() if path.is_file() else shutil.rmtree(path)
 
     def _drop_empty(self, folder: Path) -> None:
         while folder != self.root and folder.is_relative_to(self.root):
@@ -169,7 +191,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _storage_fault(fault: OSError, root: Path) -> BackendError:
-    if fault.errno in (errno.ENOSPC, errno.EDQUOT):
+    if fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return BackendError(
             f"The disk that holds {root} is full. Free some space or set AVATAR_HOME to a larger "
             "disk; nothing that was stored before is lost."
