@@ -35,7 +35,8 @@ class LocalStorage:
         target = self._path(key)
         partial = self._partial()
         try:
-            self._make_folder(partial.parent)
+            for made in self._make_folder(partial.parent):
+                _sync_folder(made.parent)
             _write_durably(partial, content)
             self._move(partial, target)
         except FileNotFoundError as fault:
@@ -135,12 +136,14 @@ class LocalStorage:
         return self.root / _UNFINISHED / secrets.token_hex(16)
 
     def _move(self, partial: Path, target: Path) -> None:
-        """Rename into place. A folder that an eraser empties meanwhile is made again."""
+        """Rename into place, then sync. A folder that an eraser takes meanwhile is made again."""
+        new: set[Path] = set()
         for attempt in range(_MOVES):
             try:
-                self._make_folder(target.parent)
+                new |= self._make_folder(target.parent)
                 partial.replace(target)
-                _sync_folder(target.parent)
+                for folder in sorted({target.parent, *(made.parent for made in new)}):
+                    _sync_folder(folder)
                 return
             except (FileNotFoundError, FileExistsError):
                 if not partial.exists():
@@ -148,12 +151,13 @@ class LocalStorage:
                 if attempt == _MOVES - 1:
                     raise
 
-    def _make_folder(self, folder: Path) -> None:
+    def _make_folder(self, folder: Path) -> set[Path]:
+        """Make a folder and those above it, for the owner only; which ones were made."""
         if folder.is_dir():
-            return
-        self._make_folder(folder.parent)
+            return set()
+        made = self._make_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
-        _sync_folder(folder.parent)
+        return made | {folder}
 
     def _empty_erased(self) -> None:
         folder = self.root / _ERASED

@@ -74,7 +74,7 @@ while True:
 def test_killed_writers_leave_only_whole_files(tmp_path):
     chance = random.Random(20261121)
     root = tmp_path / "root"
-    kills, confirmed = 8, 0
+    kills, confirmed = 6, 0
     for _ in range(kills):
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(root)], stdout=subprocess.PIPE, text=True
@@ -130,12 +130,12 @@ def test_writing_while_somebody_erases_the_folder_ends_whole(tmp_path):
     def erase() -> None:
         while not done.is_set():
             storage.delete_prefix("users/u")
-            time.sleep(0.005)
+            time.sleep(0.003)
 
     with ThreadPoolExecutor(1) as pool:
         eraser = pool.submit(erase)
         try:
-            for number in range(150):
+            for number in range(60):
                 storage.put(f"users/u/people/p/{number}", b"x" * 100)
         finally:
             done.set()
