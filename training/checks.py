@@ -1,0 +1,135 @@
+"""What can be known to be wrong with a request before any model is loaded.
+
+Each problem raises `RequestRefused` naming the field and its value. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from PIL import Image
+from pydantic import ValidationError
+
+from diffusion.bases import BaseError, family_of, weights_sha256
+from training.errors import NoRoom, RequestRefused, TrainingError
+from training.recipe import plan
+from training.request import REQUEST_VERSION, TrainingRequest
+
+FEWEST_PHOTOS = 2
+SHORTEST_SIDE_PX = 32
+_ROOM_MB = {"lora": 200, "full": 12_000}
+_STARTER_FULL_MB = 400
+
+
+def read_request(path: Path) -> TrainingRequest:
+    """A request from its JSON file. Raises `TrainingError` naming what is wrong and where."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise TrainingError(f"The request {path.name} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise TrainingError(f"The request {path.name} is not JSON: {error}.") from error
+    version = content.get("version", 1) if isinstance(content, dict) else None
+    if version != REQUEST_VERSION:
+        raise RequestRefused(
+            "version", version, f"this trainer understands {REQUEST_VERSION}; update the trainer."
+        )
+    try:
+        return TrainingRequest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "request"
+        raise RequestRefused(field, repr(first.get("input")), f"{first['msg']}.") from error
+
+
+def check_request(request: TrainingRequest, hash_cache: Path | None = None) -> None:
+    """Everything cheap: wishes, photos, base, class folder, room on disk, token and prompts."""
+    plan(request)
+    _check_words(request)
+    _check_photos(request)
+    _check_base(request, hash_cache)
+    if request.class_folder is not None and not request.class_folder.is_dir():
+        raise RequestRefused("class_folder", request.class_folder, "there is no such folder.")
+    if request.resolution is not None and not (
+        32 <= request.resolution <= 2048 and request.resolution % 8 == 0
+    ):
+        raise RequestRefused("resolution", request.resolution, "32 to 2048, divisible by 8.")
+    needed = _ROOM_MB[request.method]
+    if request.method == "full" and request.base.family == "starter":
+        needed = _STARTER_FULL_MB
+    request.run_folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(request.run_folder).free / 1e6
+    if free < needed:
+        raise NoRoom(
+            f"`run_folder` has {free:.0f} MB of room; this training writes up to {needed} MB. "
+            "Free some space and start again."
+        )
+
+
+def _check_words(request: TrainingRequest) -> None:
+    for field in ("token", "class_noun"):
+        word = getattr(request, field)
+        if not word.strip() or len(word) > 40 or not word.isprintable():
+            raise RequestRefused(field, repr(word), "it must be one to 40 printable characters.")
+    if len(request.token.split()) != 1:
+        raise RequestRefused("token", repr(request.token), "it must be a single word.")
+
+
+def _check_photos(request: TrainingRequest) -> None:
+    count = len(request.photos)
+    if count < FEWEST_PHOTOS:
+        raise RequestRefused(
+            "photos", f"{count} photo{'s' * (count != 1)}", f"at least {FEWEST_PHOTOS} are needed."
+        )
+    for number, photo in enumerate(request.photos):
+        field = f"photos[{number}]"
+        try:
+            with Image.open(photo.path) as picture:
+                shortest = min(picture.size)
+                picture.load()
+        except FileNotFoundError:
+            raise RequestRefused(field, photo.path.name, "there is no such file.") from None
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise RequestRefused(
+                field, photo.path.name, f"it cannot be read as a picture ({error})."
+            ) from error
+        if shortest < SHORTEST_SIDE_PX:
+            raise RequestRefused(
+                field, photo.path.name, f"its shorter side is {shortest} pixels, too small."
+            )
+        _check_crop(field, photo.crop)
+
+
+def _check_crop(field: str, crop: tuple[float, float, float, float] | None) -> None:
+    if crop is None:
+        return
+    left, top, right, bottom = crop
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise RequestRefused(
+            f"{field}.crop", crop, "left < right and top < bottom must lie within 0 to 1."
+        )
+
+
+def _check_base(request: TrainingRequest, hash_cache: Path | None) -> None:
+    base = request.base
+    if not (base.folder / "model_index.json").is_file():
+        raise RequestRefused("base.folder", base.folder, f"the base {base.id} is not there.")
+    try:
+        family = family_of(base.folder)
+        if (family == "sdxl") != (base.family == "sdxl"):
+            raise RequestRefused("base.family", base.family, f"{base.id} belongs to {family}.")
+        known = {"sd15", "sd21"}
+        if family in known and base.family in known and family != base.family:
+            raise RequestRefused("base.family", base.family, f"{base.id} belongs to {family}.")
+        actual = weights_sha256(base.folder, hash_cache)
+    except BaseError as error:
+        raise RequestRefused("base", base.id, str(error)) from error
+    if base.sha256 and actual != base.sha256:
+        raise RequestRefused(
+            "base.sha256",
+            f"{base.sha256[:12]}…",
+            f"the weights of {base.id} in this folder have {actual[:12]}…; "
+            "they are another version or damaged.",
+        )

@@ -1,0 +1,421 @@
+"""One or several people learning on one frozen base.
+
+Each person has their own photos, seed, step budget, loss, optimiser and slot; a forward carries the
+rows of all of them, and nothing of one person reaches another. Stage one learns the person's word
+with all weights frozen (class pictures cannot move a word that is not in their text, so they are
+left out); stage two learns the weights with the word frozen, beside class pictures.
+
+Every random draw of a step comes from a generator seeded by (seed, step), so a resumed run needs no
+generator state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from diffusion.conditioning import PromptEmbeds, encode_prompt, time_ids
+from diffusion.load import Parts
+from diffusion.lora import Stack, attach
+from diffusion.token import TokenBank, single_token_id
+from training.errors import Diverged, RequestRefused
+from training.loss import Objective, dreambooth
+from training.moments import Moments
+from training.precision import Precision
+from training.prior import ClassSet
+from training.recipe import Recipe
+from training.request import TrainingRequest
+
+_WARM_UP_STEPS = 20
+_LEAST_RATE = 0.05
+_TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+_RUNAWAY = 4.0  # a mean loss this many times the first one's (or above this) is divergence
+_RUNAWAY_WINDOW = 10
+_ENCODE_ROWS = 32
+
+
+@dataclass
+class Person:
+    """What one person learns from. `captions[i]` are the possible texts of moment row i."""
+
+    request: TrainingRequest
+    recipe: Recipe
+    moments: Moments
+    captions: tuple[tuple[str, ...], ...]
+    classes: ClassSet | None
+    step: int = 0
+    failure: str | None = None
+    first_losses: list[float] = field(default_factory=list)
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=_RUNAWAY_WINDOW))
+
+    @property
+    def learning_word(self) -> bool:
+        """Whether the next step belongs to the first stage."""
+        return self.step < self.recipe.token_steps
+
+    @property
+    def done(self) -> bool:
+        return self.failure is not None or self.step >= self.recipe.steps
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every distinct caption of this person and of their class pictures, in a fixed order."""
+        own = {text for row in self.captions for text in row}
+        classes = set(self.classes.captions) if self.classes else set()
+        return (*sorted(own), *sorted(classes - own))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One person's rows of a step: instances first, then class pictures."""
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    texts: tuple[str, ...]
+    instances: int
+
+
+def draw_batch(person: Person, step: int, part: int, timesteps: int) -> Batch:
+    """The rows of a person's step: equal for equal (seed, step, part), whoever else learns."""
+    recipe = person.recipe
+    seed = (person.request.seed * 1_000_003 + step) * 64 + part
+    generator = torch.Generator().manual_seed(seed % (1 << 63))
+    word = step < recipe.token_steps
+    count = recipe.token_batch if word else recipe.batch
+
+    def pick(limit: int, number: int) -> Tensor:
+        return torch.randint(0, limit, (number,), generator=generator)
+
+    rows = pick(len(person.moments), count)
+    choice = pick(1 << 30, count)
+    latents = person.moments.draw(rows, generator)
+    texts = [
+        person.captions[row][int(number) % len(person.captions[row])]
+        for row, number in zip(rows.tolist(), choice, strict=True)
+    ]
+    if person.classes is not None and not word and recipe.prior_batch:
+        chosen = pick(len(person.classes.moments), recipe.prior_batch)
+        latents = torch.cat([latents, person.classes.moments.draw(chosen, generator)])
+        texts += [person.classes.captions[row] for row in chosen.tolist()]
+    noise = torch.randn(latents.shape, generator=generator)
+    return Batch(latents, noise, pick(timesteps, len(latents)), tuple(texts), count)
+
+
+def rate_share(step: int, steps: int, decay_from: float) -> float:
+    """The share of the full rate at a stage's step (from 0): 20 steps up, level, then down to 5 %
+    along a straight line from `decay_from` (a share of the stage; 1 keeps it level)."""
+    up = min(1.0, (step + 1) / _WARM_UP_STEPS)
+    if step < decay_from * steps or decay_from >= 1:
+        return up
+    return up * max(_LEAST_RATE, (steps - step) / ((1 - decay_from) * steps))
+
+
+class Learner:
+    """Trains `people` in the slots 0.. of one stack. `parts` needs UNet, text encoders, tokenizers.
+
+    All recipes must agree in everything but steps, rates and seeds.
+    """
+
+    def __init__(
+        self, parts: Parts, people: Sequence[Person], accelerator: Accelerator, precision: Precision
+    ) -> None:
+        shape = people[0].recipe
+        self.parts = parts
+        self.people = list(people)
+        self.precision = precision
+        self.objective = Objective(parts.scheduler_config, shape.snr_gamma)
+        self._accelerator = accelerator
+        self._recipe = shape
+        if shape.gradient_checkpointing:
+            parts.unet.enable_gradient_checkpointing()
+        self.stack = attach(parts.unet, shape.targets, len(people), shape.rank)
+        self.text_stacks: list[Stack] = []
+        if shape.train_text_encoder:
+            for place, encoder in enumerate(parts.text_encoders):
+                prefix = "text_encoder" if place == 0 else f"text_encoder_{place + 1}"
+                self.text_stacks.append(
+                    attach(encoder, _TEXT_TARGETS, len(people), shape.text_rank, prefix=prefix)
+                )
+        self.words = TokenBank(parts.text_encoders, len(people))
+        self.token_ids = [self._begin(slot, person) for slot, person in enumerate(people)]
+        for stack in (self.stack, *self.text_stacks):
+            stack.trainable()
+        self.words.trainable()
+        self._word_optimisers = [self._optimiser(slot, word=True) for slot in range(len(people))]
+        self._optimisers = [self._optimiser(slot, word=False) for slot in range(len(people))]
+        self._embeds: dict[int, dict[str, PromptEmbeds]] = {}
+
+    def _begin(self, slot: int, person: Person) -> list[int]:
+        generator = torch.Generator().manual_seed(person.request.seed)
+        for stack in (self.stack, *self.text_stacks):
+            stack.reset(slot, generator)
+        try:
+            ids = [single_token_id(t, person.request.token) for t in self.parts.tokenizers]
+        except ValueError as error:
+            raise RequestRefused("token", repr(person.request.token), str(error)) from error
+        noun = [
+            t(person.request.class_noun, add_special_tokens=False).input_ids[0]
+            for t in self.parts.tokenizers
+        ]
+        self.words.begin(slot, ids, noun if person.recipe.token_start == "noun" else ids)
+        return ids
+
+    def _optimiser(self, slot: int, *, word: bool) -> torch.optim.Optimizer:
+        """AdamW over one person's word, or over their weights."""
+        recipe = self.people[slot].recipe
+        if word:
+            parameters, decay = self.words.parameters(slot), 0.0
+        else:
+            stacks = (self.stack, *self.text_stacks)
+            parameters = [p for stack in stacks for p in stack.parameters(slot)]
+            decay = recipe.weight_decay
+        fused = self.parts.device.type == "cuda"
+        optimiser = torch.optim.AdamW(parameters, lr=1.0, weight_decay=decay, fused=fused or None)
+        return self._accelerator.prepare(optimiser)
+
+    # -- one step -----------------------------------------------------------------------------
+
+    def step(self) -> dict[int, float]:
+        """One optimiser step of everybody who is not done -> loss by slot.
+
+        A person whose loss stops being a number, or runs away, gets `failure` and learns no more;
+        the others go on. With a single person `Diverged` is raised instead.
+        """
+        going = [slot for slot, person in enumerate(self.people) if not person.done]
+        losses: dict[int, float] = {}
+        for word in (True, False):
+            slots = [slot for slot in going if self.people[slot].learning_word is word]
+            if slots:
+                losses |= self._stage_step(slots, word)
+        return losses
+
+    def _stage_step(self, slots: list[int], word: bool) -> dict[int, float]:
+        parts = 1 if word else self._recipe.accumulate
+        totals = torch.zeros(len(slots))
+        for part in range(parts):
+            batches = [
+                draw_batch(self.people[s], self.people[s].step, part, self.objective.timesteps)
+                for s in slots
+            ]
+            losses = self.losses(slots, batches, word=word) / parts
+            self._accelerator.backward(losses.sum())
+            totals += losses.detach().cpu()
+        found: dict[int, float] = {}
+        for place, slot in enumerate(slots):
+            found[slot] = float(totals[place])
+            self._update(slot, found[slot], word)
+        return found
+
+    def rehearse(self, precision: Precision) -> None:
+        """A forward and backward of the second stage without learning anything, to be timed."""
+        chosen, self.precision = self.precision, precision
+        slots = list(range(len(self.people)))
+        steps = [person.recipe.token_steps for person in self.people]
+        batches = [
+            draw_batch(person, step, 0, self.objective.timesteps)
+            for person, step in zip(self.people, steps, strict=True)
+        ]
+        self._accelerator.backward(self.losses(slots, batches, word=False).sum())
+        assert self.stack.grads is not None
+        self.stack.grads.zero_()
+        for stack in self.text_stacks:
+            assert stack.grads is not None
+            stack.grads.zero_()
+        self._embeds.clear()
+        self.precision = chosen
+
+    def losses(self, slots: Sequence[int], batches: Sequence[Batch], *, word: bool) -> Tensor:
+        """One loss a person [len(slots)], for rows drawn by `draw_batch` (equally many each)."""
+        device = self.parts.device
+        latents = torch.cat([b.latents for b in batches]).to(device)
+        noise = torch.cat([b.noise for b in batches]).to(device)
+        timesteps = torch.cat([b.timesteps for b in batches]).to(device)
+        embeds = self._conditioning(slots, batches, word)
+        self.stack.rows(None if word else torch.tensor(slots))
+        with self.precision.cast(device):
+            answer = self._predict(
+                self.objective.noisy(latents, noise, timesteps), timesteps, embeds
+            )
+        rows = self.objective.losses(
+            answer, self.objective.target(latents, noise, timesteps), timesteps
+        )
+        per_person = rows.view(len(slots), -1)
+        return torch.stack(
+            [
+                dreambooth(per_person[n], batch.instances, self.people[slot].recipe.prior_weight)
+                for n, (slot, batch) in enumerate(zip(slots, batches, strict=True))
+            ]
+        )
+
+    def _predict(self, noisy: Tensor, timesteps: Tensor, embeds: PromptEmbeds) -> Tensor:
+        added = None
+        if self.parts.family == "sdxl":
+            size = noisy.shape[-1] * self.parts.latent_scale
+            added = {
+                "text_embeds": embeds.pooled,
+                "time_ids": time_ids(self.parts, size, size, len(noisy)),
+            }
+        return self.parts.unet(
+            noisy.to(self.parts.dtype),
+            timesteps,
+            encoder_hidden_states=embeds.tokens.to(self.parts.dtype),
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0]
+
+    def _conditioning(
+        self, slots: Sequence[int], batches: Sequence[Batch], word: bool
+    ) -> PromptEmbeds:
+        """What the UNet reads: encoded afresh while the text side learns, else from the cache."""
+        if word or self.text_stacks:
+            texts = [text for batch in batches for text in batch.texts]
+            return self.encode(texts, torch.tensor(slots), weights=not word)
+        rows = [
+            self.embeds(slot)[text]
+            for slot, batch in zip(slots, batches, strict=True)
+            for text in batch.texts
+        ]
+        return _joined(rows)
+
+    def encode(
+        self, texts: Sequence[str], slots: Tensor | int | None, *, weights: bool
+    ) -> PromptEmbeds:
+        """Encode texts with the word (and, with `weights`, the text adapters) of their slots.
+
+        A tensor of slots shares the texts out evenly, in order; None is the plain vocabulary.
+        """
+        index = torch.tensor([slots]) if isinstance(slots, int) else slots
+        rows = None if index is None else index.repeat_interleave(len(texts) // len(index))
+        self.words.rows(rows)
+        for stack in self.text_stacks:
+            stack.rows(rows if weights else None)
+        with self.precision.cast(self.parts.device):
+            embeds = encode_prompt(self.parts, texts)
+        self.words.rows(None)
+        return embeds
+
+    def embeds(self, slot: int) -> dict[str, PromptEmbeds]:
+        """Cached embeddings of all texts of a person whose word is settled."""
+        if slot not in self._embeds:
+            texts = self.people[slot].texts
+            cache: dict[str, PromptEmbeds] = {}
+            for start in range(0, len(texts), _ENCODE_ROWS):
+                chunk = texts[start : start + _ENCODE_ROWS]
+                with torch.no_grad():
+                    encoded = self.encode(chunk, slot, weights=False)
+                cache |= {text: encoded.row(n) for n, text in enumerate(chunk)}
+            self._embeds[slot] = cache
+        return self._embeds[slot]
+
+    def _update(self, slot: int, loss: float, word: bool) -> None:
+        person = self.people[slot]
+        recipe = person.recipe
+        optimiser = (self._word_optimisers if word else self._optimisers)[slot]
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        try:
+            self._check(person, loss)
+            if word:
+                share = rate_share(person.step, recipe.token_steps, recipe.token_decay_from)
+                rate = recipe.token_rate * share
+            else:
+                share = rate_share(
+                    person.step - recipe.token_steps, recipe.lora_steps, recipe.lora_decay_from
+                )
+                rate = recipe.lora_rate * share
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            self._accelerator.unscale_gradients(optimiser)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+            if self._accelerator.scaler is None and not math.isfinite(float(norm)):
+                raise Diverged(person.step + 1, f"its gradient is not a number (rate {rate:.1e}).")
+            optimiser.step()
+            person.step += 1
+        except Diverged as error:
+            person.failure = str(error)
+            if len(self.people) == 1:
+                raise
+        finally:
+            for parameter in parameters:
+                assert parameter.grad is not None
+                parameter.grad.zero_()
+
+    def _check(self, person: Person, loss: float) -> None:
+        rate = person.recipe.token_rate if person.learning_word else person.recipe.lora_rate
+        advice = f"The learning rate {rate:g} may be too high."
+        if not math.isfinite(loss):
+            raise Diverged(person.step + 1, f"the loss became {loss}. {advice}")
+        person.losses.append(loss)
+        if len(person.first_losses) < _RUNAWAY_WINDOW:
+            person.first_losses.append(loss)
+            return
+        now = sum(person.losses) / len(person.losses)
+        first = sum(person.first_losses) / len(person.first_losses)
+        if now > _RUNAWAY * max(1.0, first):
+            raise Diverged(
+                person.step + 1, f"the loss grew from {first:.2f} to {now:.2f}. {advice}"
+            )
+
+    # -- what is kept -------------------------------------------------------------------------
+
+    def weights(self, slot: int) -> dict[str, Tensor]:
+        """A person's adapters in diffusers' naming."""
+        state = self.stack.state(slot)
+        for stack in self.text_stacks:
+            state |= stack.state(slot)
+        return state
+
+    def snapshot(self, slot: int) -> dict[str, Tensor]:
+        """A person's word and weights as plain tensors: what a candidate keeps."""
+        kept = {"weights": self.stack.vectors.detach()[slot].cpu().clone()}
+        for place, stack in enumerate(self.text_stacks):
+            kept[f"text.{place}"] = stack.vectors.detach()[slot].cpu().clone()
+        for place, vector in enumerate(self.words.state(slot)):
+            kept[f"word.{place}"] = vector
+        return kept
+
+    def restore(self, slot: int, kept: dict[str, Tensor]) -> None:
+        """Put a snapshot back."""
+        self.stack.put(slot, kept["weights"])
+        for place, stack in enumerate(self.text_stacks):
+            stack.put(slot, kept[f"text.{place}"])
+        words = [kept[f"word.{place}"] for place in range(len(self.words.vectors))]
+        self.words.load(slot, self.token_ids[slot], words)
+        self._embeds.pop(slot, None)
+
+    def state(self, slot: int) -> dict[str, Tensor]:
+        """Everything a person needs to continue: the snapshot and both optimisers' moments."""
+        kept = self.snapshot(slot)
+        for name, optimiser in self._named_optimisers(slot):
+            for number, entry in optimiser.state_dict()["state"].items():
+                kept |= {f"{name}.{number}.{k}": v.detach().cpu().clone() for k, v in entry.items()}
+        return kept
+
+    def load_state(self, slot: int, kept: dict[str, Tensor], step: int) -> None:
+        """Continue from what `state` gave at `step`."""
+        self.restore(slot, kept)
+        self.people[slot].step = step
+        for name, optimiser in self._named_optimisers(slot):
+            entries: dict[int, dict[str, Tensor]] = {}
+            for key, value in kept.items():
+                if key.startswith(name + "."):
+                    _, number, entry = key.split(".")
+                    entries.setdefault(int(number), {})[entry] = value
+            groups = optimiser.state_dict()["param_groups"]
+            optimiser.load_state_dict({"state": entries, "param_groups": groups})
+
+    def _named_optimisers(self, slot: int) -> list[tuple[str, torch.optim.Optimizer]]:
+        return [("adam-word", self._word_optimisers[slot]), ("adam", self._optimisers[slot])]
+
+
+def _joined(rows: Sequence[PromptEmbeds]) -> PromptEmbeds:
+    tokens = torch.cat([row.tokens for row in rows])
+    pooled = [row.pooled for row in rows if row.pooled is not None]
+    truncated = tuple(flag for row in rows for flag in row.truncated)
+    return PromptEmbeds(tokens, torch.cat(pooled) if pooled else None, truncated)

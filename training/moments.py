@@ -1,0 +1,65 @@
+"""Pictures to cached VAE posterior moments, so that the encoder runs once and not every step.
+
+What is stored is the mean and the deviation of each posterior, scaled for the UNet; a step draws a
+fresh sample from them, which is what encoding afresh would have given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diffusion.conditioning import encode, scale_latents
+from diffusion.load import Parts
+
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Posterior means and deviations [N, channels, h, w] in fp32 on the CPU."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Fresh samples [len(index), channels, h, w] of the chosen posteriors."""
+        mean = self.mean[index]
+        return mean + self.deviation[index] * torch.randn(mean.shape, generator=generator)
+
+    def save(self, path: Path) -> None:
+        """Write both tensors to one safetensors file."""
+        save_file({"mean": self.mean, "deviation": self.deviation}, path)
+
+    def take(self, index: Sequence[int]) -> Moments:
+        """The chosen rows only."""
+        rows = torch.tensor(list(index), dtype=torch.long)
+        return Moments(self.mean[rows], self.deviation[rows])
+
+
+@torch.no_grad()
+def encode_moments(parts: Parts, pictures: Sequence[Image.Image]) -> Moments:
+    """Encode pictures of one size. `parts` needs its VAE."""
+    means, deviations = [], []
+    for start in range(0, len(pictures), _BATCH):
+        posterior = encode(parts, pictures[start : start + _BATCH])
+        means.append(scale_latents(parts, posterior.mean).float().cpu())
+        deviations.append(scale_latents(parts, posterior.std).float().cpu())
+    return Moments(torch.cat(means).contiguous(), torch.cat(deviations).contiguous())
+
+
+def load_moments(path: Path) -> Moments:
+    """Read what `Moments.save` wrote. Raises OSError or ValueError for a damaged file."""
+    stored = load_file(path)
+    if set(stored) != {"mean", "deviation"}:
+        raise ValueError(f"{path} holds {sorted(stored)}, not moments.")
+    return Moments(stored["mean"], stored["deviation"])

@@ -1,0 +1,98 @@
+"""Pictures of a person while they are being learned: previews, and what candidates are judged by.
+
+The decoder is loaded for the drawing and dropped again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from diffusion.conditioning import decode
+from diffusion.load import VAE, load_parts
+from diffusion.sampling import Row, sample, schedule_for
+from training.learner import Learner
+from training.prior import negative_embeds
+from training.request import Preview
+
+PREVIEWS = "previews"
+_SEED = 4_200
+_ROWS = 8
+
+
+class Painter:
+    """Draws from a learner's present state at `size` pixels. `check` runs between two steps and may
+    raise to stop."""
+
+    def __init__(self, learner: Learner, size: int, check: Callable[[], None]) -> None:
+        self._learner = learner
+        self._size = size
+        self._check = check
+
+    def paint(
+        self, slot: int | None, prompts: Sequence[str], seeds: Sequence[int]
+    ) -> list[Image.Image]:
+        """One picture a prompt and seed, with a person's word and weights (None: the bare base)."""
+        learner = self._learner
+        recipe = learner.people[slot or 0].recipe
+        schedule = schedule_for(recipe.family, "fast", recipe.preview_steps)
+        learner.stack.rows(slot)
+        latents = []
+        with learner.precision.cast(learner.parts.device):
+            negative = negative_embeds(learner.parts)
+            for start in range(0, len(prompts), _ROWS):
+                texts = prompts[start : start + _ROWS]
+                with torch.no_grad():
+                    embeds = learner.encode(texts, slot, weights=slot is not None)
+                rows = [
+                    Row(embeds.row(n), negative, recipe.guidance, seed)
+                    for n, seed in enumerate(seeds[start : start + _ROWS])
+                ]
+                latents += sample(
+                    learner.parts,
+                    rows,
+                    schedule,
+                    width=self._size,
+                    height=self._size,
+                    on_step=lambda _step, _steps: self._check(),
+                )
+        learner.stack.rows(None)
+        return self._decode([row for row in latents if row is not None])
+
+    def _decode(self, latents: list[torch.Tensor]) -> list[Image.Image]:
+        parts = self._learner.parts
+        decoder = load_parts(
+            parts.folder, parts.family, device=parts.device, dtype=parts.dtype, parts={VAE}
+        )
+        pictures: list[Image.Image] = []
+        with torch.no_grad():
+            for start in range(0, len(latents), _ROWS):
+                self._check()
+                pictures += decode(decoder, torch.cat(latents[start : start + _ROWS]))
+        return pictures
+
+    def previews(self, slot: int, run_folder: Path) -> list[Preview]:
+        """Draw the person's preview prompts on fixed seeds into the run folder."""
+        person = self._learner.people[slot]
+        prompts = prompts_of(person.recipe.preview_prompts, self._who(slot))
+        pictures = self.paint(slot, prompts, [_SEED + n for n in range(len(prompts))])
+        folder = run_folder / PREVIEWS
+        folder.mkdir(parents=True, exist_ok=True)
+        found = []
+        for number, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
+            path = folder / f"{person.step:06d}-{number}.png"
+            picture.save(path)
+            found.append(Preview(step=person.step, prompt=prompt, path=path))
+        return found
+
+    def _who(self, slot: int) -> str:
+        request = self._learner.people[slot].request
+        return f"{request.token} {request.class_noun}"
+
+
+def prompts_of(templates: Sequence[str], who: str) -> list[str]:
+    """Prompts with `{who}` replaced; prompts that the studio composed have none."""
+    return [template.replace("{who}", who) for template in templates]

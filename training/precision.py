@@ -1,0 +1,80 @@
+"""In which precision a run computes, and why.
+
+On a CUDA device the frozen base is held in bf16 (fp16 where bf16 is not native) and the adapters'
+masters stay fp32. On a CPU half precision is slower as often as faster, so a few steps decide.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+_TIMED = 2
+_GAIN = 0.9  # bf16 must take at most this share of fp32's time to be worth its rounding
+
+
+@dataclass(frozen=True)
+class Precision:
+    """`base` is the frozen weights' dtype; `autocast` the dtype operations are cast to, if any."""
+
+    base: torch.dtype
+    autocast: torch.dtype | None
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """fp32, bf16 or fp16: what most of the arithmetic is done in."""
+        short = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+        return short[self.autocast or self.base]
+
+    def cast(self, device: torch.device) -> AbstractContextManager[object]:
+        """The context a forward runs in."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(device.type, self.autocast)
+
+
+FP32 = Precision(torch.float32, None, "32-bit arithmetic, as asked for")
+CPU_BF16 = Precision(torch.float32, torch.bfloat16, "bf16 was faster in a few timed steps")
+
+
+def accelerator_for(device: str) -> Accelerator:
+    """Placement by `accelerate`. `device` is auto, cpu, cuda or cuda:N; loss scaling is on for fp16
+    devices. Raises ValueError when a CUDA device was asked for and there is none."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"`device` is {device!r} but this machine has no CUDA device.")
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    half = "no" if cpu or torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)
+    return Accelerator(cpu=cpu, mixed_precision=half)
+
+
+def first_choice(accelerator: Accelerator) -> Precision:
+    """The device's precision; a CPU starts in fp32 until `fastest_on_cpu` has timed it."""
+    if accelerator.device.type != "cuda":
+        return Precision(torch.float32, None, "32-bit arithmetic on a CPU")
+    if accelerator.mixed_precision == "fp16":
+        return Precision(torch.float16, None, "this GPU has no native bf16")
+    return Precision(torch.bfloat16, None, "this GPU computes bf16 natively")
+
+
+def fastest_on_cpu(attempt: Callable[[Precision], None]) -> Precision:
+    """Time `attempt` (a forward and backward, no step) in fp32 and in bf16; keep the faster."""
+    times: dict[Precision, float] = {}
+    for precision in (FP32, CPU_BF16):
+        attempt(precision)
+        start = time.perf_counter()
+        for _ in range(_TIMED):
+            attempt(precision)
+        times[precision] = (time.perf_counter() - start) / _TIMED
+    fp32, bf16 = times[FP32], times[CPU_BF16]
+    measured = f"a step takes {fp32 * 1e3:.0f} ms in fp32 and {bf16 * 1e3:.0f} ms in bf16"
+    if bf16 <= _GAIN * fp32:
+        return Precision(torch.float32, torch.bfloat16, measured)
+    return Precision(torch.float32, None, measured)

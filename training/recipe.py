@@ -1,0 +1,191 @@
+"""How a person is trained: validated data with the reason for each number.
+
+`plan` turns family, quality, photo count, memory and the request's own wishes into one `Recipe`.
+Knows no files but its own table and no model.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from training.errors import RequestRefused
+from training.request import Family, Quality, TrainingRequest
+
+USUAL_PHOTOS = 12
+_STEPS_LOW, _STEPS_HIGH = 0.5, 1.5
+_ROOMY_GB = 40.0  # from here on checkpointing activations only costs time
+
+Share = tuple[float, ...]
+
+
+class Recipe(BaseModel):
+    """Everything that shapes a training. Rates are AdamW's; steps are optimiser steps.
+
+    The first `token_steps` teach the person's word with all weights frozen; the following
+    `lora_steps` teach the weights with the word frozen. `crops` are shares of the given crop.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: Family
+    quality: Quality
+    method: Literal["lora", "full"]
+    rank: int = Field(ge=1, le=512)
+    targets: tuple[str, ...] = Field(min_length=1)
+    text_rank: int = Field(ge=1, le=512)
+    token_start: Literal["token", "noun"]
+    token_steps: int = Field(ge=0)
+    token_batch: int = Field(ge=1)
+    token_rate: float = Field(gt=0, le=1)
+    token_decay_from: float = Field(ge=0, le=1)
+    lora_steps: int = Field(ge=0)
+    lora_rate: float = Field(gt=0, le=1)
+    lora_decay_from: float = Field(ge=0, le=1)
+    batch: int = Field(ge=1)
+    prior_batch: int = Field(ge=0)
+    prior_weight: float = Field(1.0, ge=0, le=10)
+    accumulate: int = Field(ge=1)
+    weight_decay: float = Field(ge=0, lt=1)
+    clip: float = Field(gt=0)
+    snr_gamma: float = Field(ge=0)
+    crops: Share
+    flips: bool
+    class_count: int = Field(ge=1)
+    class_steps: int = Field(ge=1)
+    guidance: float = Field(ge=1)
+    preview_steps: int = Field(ge=1)
+    preview_every: int = Field(ge=1)
+    candidates: int = Field(ge=1)
+    prompts: tuple[str, ...] = Field(min_length=1)
+    class_prompts: tuple[str, ...] = Field(min_length=1)
+    preview_prompts: tuple[str, ...] = Field(min_length=1)
+    gradient_checkpointing: bool
+    train_text_encoder: bool = False
+    why: dict[str, str]
+
+    @property
+    def steps(self) -> int:
+        return self.token_steps + self.lora_steps
+
+
+def plan(request: TrainingRequest, memory_gb: float | None = None) -> Recipe:
+    """The recipe for a request. `memory_gb` is the device's, None when it does not matter (CPU).
+
+    Steps follow the photo count (12 are usual, half to one and a half times the table's number);
+    `request.steps` fixes their sum and keeps the stages' proportion. Raises `RequestRefused`.
+    """
+    _check_wishes(request)
+    rows, why = _rows(request.base.family, request.quality)
+    if request.method == "full":
+        rows["lora_rate"], why["lora_rate"] = _table()["full"][request.base.family]["lora_rate"]
+        rows["token_steps"], why["token_steps"] = 0, "a full fine-tune teaches the word by itself"
+    share = min(_STEPS_HIGH, max(_STEPS_LOW, len(request.photos) / USUAL_PHOTOS))
+    token, lora = rows["token_steps"], rows["lora_steps"]
+    if request.steps is not None:
+        share = request.steps / (token + lora)
+        why["lora_steps"] = "the request fixes the sum of steps"
+    total = request.steps if request.steps is not None else round((token + lora) * share)
+    rows["token_steps"] = min(total, round(token * share))
+    rows["lora_steps"] = total - rows["token_steps"]
+    for field, wish in (
+        ("rank", request.rank),
+        ("lora_rate", request.learning_rate),
+        ("preview_every", request.preview_every),
+    ):
+        if wish is not None:
+            rows[field], why[field] = wish, "the request asks for it"
+    if memory_gb is not None and memory_gb >= _ROOMY_GB:
+        rows["gradient_checkpointing"] = False
+        why["gradient_checkpointing"] = f"{memory_gb:.0f} GB of memory need no saving"
+    if request.preview_prompts:
+        rows["preview_prompts"] = request.preview_prompts
+        why["preview_prompts"] = "the request asks for them"
+    return Recipe(
+        family=request.base.family,
+        quality=request.quality,
+        method=request.method,
+        prior_weight=request.prior_weight,
+        train_text_encoder=request.train_text_encoder,
+        why=why,
+        **rows,
+    )
+
+
+def default(family: Family, quality: Quality = "balanced") -> Recipe:
+    """The table's recipe for 12 photos, before any request."""
+    rows, why = _rows(family, quality)
+    return Recipe(family=family, quality=quality, method="lora", why=why, **rows)
+
+
+def step_down(recipe: Recipe) -> tuple[Recipe, str] | None:
+    """The next notch when memory ran out, with the sentence for the person; None when none is left.
+
+    In order: checkpoint activations; halve the batch and accumulate twice as often.
+    """
+    if not recipe.gradient_checkpointing:
+        changed = recipe.model_copy(update={"gradient_checkpointing": True})
+        return changed, "Memory ran out; activations are recomputed now (about a third slower)."
+    if recipe.batch > 1 and recipe.batch % 2 == 0 and recipe.prior_batch % 2 == 0:
+        halves = {
+            "batch": recipe.batch // 2,
+            "prior_batch": recipe.prior_batch // 2,
+            "accumulate": recipe.accumulate * 2,
+        }
+        return (
+            recipe.model_copy(update=halves),
+            f"Memory ran out; each step now learns in {halves['accumulate']} parts.",
+        )
+    return None
+
+
+def _check_wishes(request: TrainingRequest) -> None:
+    def refuse(field: str, problem: str) -> None:
+        raise RequestRefused(field, getattr(request, field), problem)
+
+    if request.steps is not None and not 1 <= request.steps <= 100_000:
+        refuse("steps", "it must be 1 to 100000.")
+    if request.rank is not None and not 1 <= request.rank <= 512:
+        refuse("rank", "it must be 1 to 512.")
+    if request.preview_every is not None and request.preview_every < 1:
+        refuse("preview_every", "it must be at least 1.")
+    rate = request.learning_rate
+    if rate is not None and not (math.isfinite(rate) and 0 < rate <= 0.1):
+        refuse("learning_rate", "it must be above 0 and at most 0.1 (usual: 1e-4 to 1e-3).")
+    if not (math.isfinite(request.prior_weight) and 0 <= request.prior_weight <= 10):
+        refuse("prior_weight", "it must be 0 to 10.")
+
+
+@cache
+def _table() -> dict[str, Any]:
+    path = Path(__file__).with_name("recipes.toml")
+    return tomllib.loads(path.read_text("utf-8"))
+
+
+def _rows(family: Family, quality: Quality) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values and reasons of a family at a quality. Raises ValueError for a value without reason."""
+    block = _table()[family]
+    named = {key: row for key, row in block.items() if not isinstance(row, dict)}
+    named |= block[quality]
+    values: dict[str, Any] = {}
+    why: dict[str, str] = {}
+    for key, row in named.items():
+        if not (isinstance(row, list) and len(row) == 2 and isinstance(row[1], str) and row[1]):
+            raise ValueError(f"recipes.toml: [{family}] `{key}` must be [value, reason].")
+        values[key], why[key] = row
+    return values, why
+
+
+def validate_table() -> None:
+    """Check every recipe of the table. Raises ValueError naming family, quality and field."""
+    for family in ("starter", "sd15", "sd21", "sdxl"):
+        for quality in ("fast", "balanced", "best"):
+            try:
+                default(family, quality)
+            except ValidationError as error:
+                raise ValueError(f"recipes.toml: [{family}.{quality}]: {error}") from error

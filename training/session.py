@@ -1,0 +1,383 @@
+"""A run from photos to result folders, for one or several people on one base.
+
+Phases: preparing (photos, class pictures, caches), learning, checking (the best candidate is
+chosen), saving. Everything a run writes lies under each person's run folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from diffusion.load import VAE, Parts, load_parts
+from training import checkpoint, dataset, prior
+from training.errors import NoRoom, TrainingError
+from training.export import export
+from training.judge import Judge, Scores, best
+from training.learner import Learner, Person
+from training.moments import encode_moments
+from training.painter import Painter
+from training.precision import (
+    CPU_BF16,
+    FP32,
+    Precision,
+    accelerator_for,
+    fastest_on_cpu,
+    first_choice,
+)
+from training.prior import ClassSet
+from training.progress import Cancelled, Control, Progress
+from training.recipe import Recipe, plan, step_down
+from training.request import Phase, Preview, TrainedModel, TrainingRequest
+from training.result import FOLDER
+
+CLASS = "class"
+_SAVES = 8  # checkpoints in a run, besides those at previews, pauses and signals
+_LONG_ON_CPU = 60  # runs shorter than this do not repay the timing of precisions
+
+
+@dataclass
+class Member:
+    """One person of a run with their files."""
+
+    request: TrainingRequest
+    progress: Progress
+    control: Control
+    person: Person | None = None
+    held_out: tuple[Image.Image, ...] = ()
+    training: tuple[Image.Image, ...] = ()
+    previews: list[Preview] = field(default_factory=list)
+    seconds: float = 0.0
+    ended: bool = False
+
+    @property
+    def folder(self) -> Path:
+        return self.request.run_folder
+
+
+class Session:
+    """Runs `members` together. `finish` is called for every person that ends, well or badly."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = list(members)
+        first = self.members[0].request
+        self._accelerator = accelerator_for(first.device)
+        self._device = self._accelerator.device
+        self._precision = first_choice(self._accelerator)
+        self._memory_gb = None
+        if self._device.type == "cuda":
+            self._memory_gb = torch.cuda.get_device_properties(self._device).total_memory / 1e9
+        self._downs = 0
+        self._learner: Learner | None = None
+        self._size = 0
+
+    def run(self) -> dict[str, TrainedModel]:
+        """Train everybody -> result by run id. Raises `TrainingError` when nobody could be trained,
+        and lets `Cancelled` and `Interrupted` of a single person through."""
+        parts = self._prepare()
+        while True:
+            try:
+                self._build(parts)
+                self._learn()
+                return self._finish()
+            except torch.OutOfMemoryError as error:
+                self._step_down(error)
+                parts = self._reload()
+
+    # -- preparing ----------------------------------------------------------------------------
+
+    def _prepare(self) -> Parts:
+        for member in self.members:
+            member.progress.phase(Phase.PREPARING)
+        first = self.members[0].request
+        parts = self._load()
+        self._size = first.resolution or parts.resolution
+        for member in self.members:
+            self._check(member)
+            recipe = plan(member.request, self._memory_gb)
+            instances = dataset.build(member.request, recipe, self._size)
+            pictures = [instance.picture for instance in instances.learned]
+            member.person = Person(
+                member.request,
+                recipe,
+                encode_moments(parts, pictures),
+                tuple(instance.captions for instance in instances.learned),
+                self._classes(member, parts, recipe),
+            )
+            member.held_out = instances.held_out
+            member.training = instances.whole
+        parts.drop(VAE)
+        return parts
+
+    def _load(self) -> Parts:
+        base = self.members[0].request.base
+        dtype = self._precision.base
+        return load_parts(base.folder, base.family, device=self._device, dtype=dtype)
+
+    def _reload(self) -> Parts:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        parts = self._load()
+        parts.drop(VAE)
+        return parts
+
+    def _classes(self, member: Member, parts: Parts, recipe: Recipe) -> ClassSet | None:
+        """The judged class pictures, or own ones that nobody sees."""
+        if recipe.prior_batch == 0 or recipe.prior_weight == 0 or recipe.lora_steps == 0:
+            return None
+        if member.request.class_folder is not None:
+            return prior.load(member.request.class_folder, self._size)
+        folder = member.folder / CLASS
+        if not (folder / prior.RECORD).is_file():
+            prior.draw(
+                parts,
+                recipe,
+                member.request.class_noun,
+                folder,
+                self._size,
+                on_picture=lambda _done, _all: self._check(member),
+            )
+        return prior.own_set(folder, self._size)
+
+    def _build(self, parts: Parts) -> None:
+        """The learner, at each person's last checkpoint if there is one."""
+        people = [member.person for member in self.members]
+        assert all(person is not None for person in people)
+        alive = [person for person in people if person is not None]
+        kept = [
+            checkpoint.read(member.folder, fingerprint(member.request)) for member in self.members
+        ]
+        if kept[0] is not None:
+            self._precision = self._named_precision(kept[0][1].precision)
+        for person in alive[1:]:
+            _check_alike(alive[0].recipe, person.recipe)
+        self._learner = Learner(parts, alive, self._accelerator, self._precision)
+        if kept[0] is None and self._device.type == "cpu" and alive[0].recipe.steps >= _LONG_ON_CPU:
+            self._learner.precision = fastest_on_cpu(self._attempt)
+            self._precision = self._learner.precision
+        for slot, (member, found) in enumerate(zip(self.members, kept, strict=True)):
+            if found is not None:
+                tensors, facts = found
+                self._learner.load_state(slot, tensors, facts.step)
+                member.seconds = facts.seconds
+                member.previews = [Preview.model_validate(p) for p in facts.previews]
+                member.progress.previews(member.previews)
+        if all(person.step >= person.recipe.token_steps for person in alive):
+            self._settle_words()
+
+    def _named_precision(self, name: str) -> Precision:
+        """A resumed run computes as it began, or its weights would differ."""
+        if self._device.type != "cpu":
+            return self._precision
+        return {"fp32": FP32, "bf16": CPU_BF16}.get(name, self._precision)
+
+    def _attempt(self, precision: Precision) -> None:
+        assert self._learner is not None
+        self._learner.rehearse(precision)
+
+    # -- learning -----------------------------------------------------------------------------
+
+    def _learn(self) -> None:
+        learner = self._the_learner()
+        painter = Painter(learner, self._size, self._check_all)
+        for member in self._going():
+            member.progress.phase(Phase.LEARNING)
+        started = {id(member): time.monotonic() - member.seconds for member in self.members}
+        while self._going():
+            going = self._going()
+            losses = learner.step()
+            for slot, member in enumerate(self.members):
+                person = member.person
+                if member not in going or person is None:
+                    continue
+                member.seconds = time.monotonic() - started[id(member)]
+                if person.failure is not None:
+                    self._fail(member, person.failure)
+                    continue
+                member.progress.step(person.step, person.recipe.steps, losses[slot])
+                self._after_step(slot, member, painter)
+
+    def _after_step(self, slot: int, member: Member, painter: Painter) -> None:
+        """Previews, candidates, checkpoints and what the run is told, between two steps."""
+        person = member.person
+        assert person is not None
+        recipe, step = person.recipe, person.step
+        if step == recipe.token_steps:
+            self._settle_words()
+        if step in candidate_steps(recipe):
+            checkpoint.write_candidate(member.folder, step, self._the_learner().snapshot(slot))
+        if step % recipe.preview_every == 0 or step == recipe.steps:
+            member.previews += painter.previews(slot, member.folder)
+            member.progress.previews(member.previews)
+        if step % max(1, recipe.steps // _SAVES) == 0 or step == recipe.steps:
+            self._save(slot, member)
+        self._attend(slot, member)
+
+    def _attend(self, slot: int, member: Member) -> None:
+        try:
+            member.control.check()
+            member.control.hold(member.progress, lambda: self._save(slot, member))
+        except Cancelled:
+            if len(self.members) == 1:
+                raise
+            self._end(member, Phase.CANCELLED, None)
+
+    def save_all(self) -> None:
+        """Checkpoint everybody who is still learning; for a process that must end."""
+        if self._learner is None:
+            return
+        for slot, member in enumerate(self.members):
+            if not member.ended:
+                self._save(slot, member)
+
+    def _save(self, slot: int, member: Member) -> None:
+        person = member.person
+        assert person is not None
+        facts = checkpoint.Facts(
+            fingerprint=fingerprint(member.request),
+            step=person.step,
+            seconds=round(member.seconds, 2),
+            precision=self._precision.name,
+            downs=self._downs,
+            previews=[preview.model_dump(mode="json") for preview in member.previews],
+        )
+        checkpoint.write(member.folder, self._the_learner().state(slot), facts)
+
+    def _settle_words(self) -> None:
+        """Once every word is settled, the text encoders are only needed for previews; on a GPU
+        they wait in the machine's memory."""
+        learner = self._the_learner()
+        words_done = all(p.step >= p.recipe.token_steps for p in learner.people)
+        if words_done and self._device.type == "cuda" and not learner.text_stacks:
+            for slot in range(len(learner.people)):
+                learner.embeds(slot)
+
+    def _step_down(self, error: torch.OutOfMemoryError) -> None:
+        people = [member.person for member in self.members if member.person is not None]
+        self.save_all()
+        self._learner = None
+        notch = step_down(people[0].recipe)
+        if notch is None:
+            raise NoRoom(
+                "Memory ran out at the smallest settings. Use a lower `resolution`, a base that "
+                "needs less memory, or a device with more."
+            ) from error
+        self._downs += 1
+        for member in self.members:
+            if member.person is not None:
+                lowered = step_down(member.person.recipe)
+                assert lowered is not None
+                member.person.recipe = lowered[0]
+                member.progress.note(lowered[1])
+
+    # -- checking and saving ------------------------------------------------------------------
+
+    def _finish(self) -> dict[str, TrainedModel]:
+        results: dict[str, TrainedModel] = {}
+        for slot, member in enumerate(self.members):
+            if member.ended:
+                continue
+            member.progress.phase(Phase.CHECKING)
+            report = self._choose(slot, member)
+            member.progress.phase(Phase.SAVING)
+            results[member.request.run_id] = self._export(slot, member, report)
+            self._end(member, Phase.DONE, None)
+        if not results:
+            failures = [m.progress.status.failure for m in self.members]
+            raise TrainingError(next((f for f in failures if f), "Nobody was trained."))
+        return results
+
+    def _choose(self, slot: int, member: Member) -> dict[str, object]:
+        """Put the best candidate's weights into the slot -> report."""
+        learner, person = self._the_learner(), member.person
+        assert person is not None
+        painter = Painter(learner, self._size, lambda: self._check(member))
+        judge = Judge(painter, person.recipe, member.request, member.held_out, member.training)
+        candidates = checkpoint.read_candidates(member.folder)
+        found: list[Scores] = []
+        for step, kept in candidates.items():
+            learner.restore(slot, kept)
+            found.append(judge.scores(slot, step))
+        chosen = best(found)
+        learner.restore(slot, candidates[chosen.step])
+        report = judge.report(found, chosen)
+        report["precision"] = f"{self._precision.name}: {self._precision.reason}"
+        return report
+
+    def _export(self, slot: int, member: Member, report: dict[str, object]) -> TrainedModel:
+        learner, person = self._the_learner(), member.person
+        assert person is not None
+        return export(
+            member.folder / FOLDER,
+            member.request,
+            person.recipe,
+            learner.weights(slot),
+            learner.words.state(slot),
+            prediction_type=learner.objective.prediction,
+            resolution=self._size,
+            seconds=member.seconds,
+            report=report,
+        )
+
+    # -- bookkeeping --------------------------------------------------------------------------
+
+    def _the_learner(self) -> Learner:
+        assert self._learner is not None
+        return self._learner
+
+    def _going(self) -> list[Member]:
+        return [
+            m for m in self.members if not m.ended and m.person is not None and not m.person.done
+        ]
+
+    def _check(self, member: Member) -> None:
+        member.control.check()
+
+    def _check_all(self) -> None:
+        """Between drawing steps only a lone person's cancel (and any signal) stops at once."""
+        if len(self.members) == 1:
+            self.members[0].control.check()
+
+    def _fail(self, member: Member, failure: str) -> None:
+        self._end(member, Phase.FAILED, failure)
+
+    def _end(self, member: Member, phase: Phase, failure: str | None) -> None:
+        member.ended = True
+        if member.person is not None and phase is not Phase.DONE:
+            member.person.failure = failure or phase.value
+        member.progress.end(phase, failure)
+
+
+def candidate_steps(recipe: Recipe) -> tuple[int, ...]:
+    """Where candidates are kept: the settled word, then evenly through the second stage."""
+    places = {recipe.token_steps} if recipe.token_steps else set()
+    for number in range(1, recipe.candidates + 1):
+        places.add(recipe.token_steps + round(recipe.lora_steps * number / recipe.candidates))
+    return tuple(sorted(place for place in places if place > 0))
+
+
+def fingerprint(request: TrainingRequest) -> str:
+    """What makes two requests the same training: all but where files lie and what is previewed."""
+    facts = request.model_dump(
+        mode="json", exclude={"run_folder", "class_folder", "device", "preview_prompts", "photos"}
+    )
+    facts["base"].pop("folder")
+    facts["photos"] = [[photo.path.name, photo.crop] for photo in request.photos]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _check_alike(first: Recipe, other: Recipe) -> None:
+    """People learn together only with the same layers, ranks and batch."""
+    for name in ("rank", "targets", "batch", "prior_batch", "token_batch", "method", "snr_gamma"):
+        if getattr(first, name) != getattr(other, name):
+            raise TrainingError(
+                f"`{name}` differs between the people of one run: {getattr(first, name)} and "
+                f"{getattr(other, name)}. Train them apart."
+            )
