@@ -6,16 +6,37 @@ fails closed. Knows no user, no storage and no page.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from PIL.Image import Image
 
-from moderation.photos import PhotoJudgement
-from moderation.policy import Action
-from moderation.verdict import Stage, Verdict
+from moderation.canonical import encoder_text
+from moderation.guard import Asked, Guard
+from moderation.photos import (
+    LocalPhotoCheck,
+    PhotoCheck,
+    PhotoJudgement,
+    PhotoRules,
+    photo_judgement,
+)
+from moderation.pictures import PictureChoice, choose, local_check
+from moderation.policy import NOTHING_FOUND, Action, Policy, load_policy
+from moderation.rules import Rules
+from moderation.texts import ReadabilityCheck, RulesCheck
+from moderation.verdict import (
+    Decision,
+    Finding,
+    PictureCheck,
+    Reason,
+    Stage,
+    TextCheck,
+    Verdict,
+    combine,
+)
 
 Backend = Literal["local", "aws"]
 Preset = Literal["general", "family", "brand-safe"]
@@ -76,41 +97,274 @@ class PictureJudgement:
     retry: bool
 
 
-class PendingPrompt(Protocol):
+@dataclass(frozen=True)
+class Layers:
+    """Everything that judges. Every layer of a stage is mandatory: each must answer.
+
+    `local` text checks run at once, `remote` ones in threads; both by stage.
+    """
+
+    local: Mapping[Stage, Sequence[TextCheck]]
+    remote: Mapping[Stage, Sequence[TextCheck]]
+    pictures: Mapping[Stage, Sequence[PictureCheck]]
+    photos: PhotoCheck
+    picture_choice: PictureChoice
+
+
+_REFUSED = Reason(
+    "prompt_refused",
+    "We cannot draw this.",
+    "Describe another picture; think of a portrait you would hang on a wall.",
+)
+_UNREADABLE = Reason(
+    "prompt_unreadable",
+    "We could not read this well enough to draw it.",
+    "Write it in plain English words.",
+)
+_TRY_AGAIN = Reason(
+    "not_checked", "We could not check this just now, so nothing was done.", "Try again in a while."
+)
+_WITHHELD = Reason(
+    "picture_withheld", "This picture did not pass our checks.", "Try another seed or style."
+)
+_UNREADABLE_LABELS = frozenset({"language", "unreadable", "too long", NOTHING_FOUND})
+
+
+class PendingPrompt:
     """A prompt whose local checks are done; remote ones may still be on their way."""
 
-    local: PromptJudgement
+    def __init__(self, local: PromptJudgement, asked: Sequence[Asked], guard: Guard) -> None:
+        self.local = local
+        self._asked = asked
+        self._guard = guard
 
     def refused(self) -> bool:
         """True as soon as any finished check does not allow: stop drawing. Never waits."""
-        ...
+        if not self.local.verdict.allowed:
+            return True
+        finished = [asked for asked in self._asked if asked.future.done()]
+        return any(not v.allowed for asked in finished for v in self._guard.answers(asked))
 
     def result(self) -> PromptJudgement:
         """Wait, within bounded time, for every check."""
-        ...
+        remote = [v for asked in self._asked for v in self._guard.answers(asked)]
+        verdict = _worded(combine([replace(self.local.verdict, reasons=()), *remote]))
+        return replace(self.local, verdict=verdict)
 
 
-class PendingPictures(Protocol):
+class PendingPictures:
     """Pictures that are being judged while the next ones are drawn."""
+
+    def __init__(
+        self, asked: Sequence[Asked], count: int, stage: Stage, policy: Policy, guard: Guard
+    ) -> None:
+        self._asked = asked
+        self._count = count
+        self._stage = stage
+        self._policy = policy
+        self._guard = guard
 
     def result(self) -> list[PictureJudgement]:
         """Wait, within bounded time, for the judgements, one for each picture in order."""
-        ...
+        if self._count == 0:
+            return []
+        columns = [self._guard.answers(asked) for asked in self._asked]
+        rows = [list(row) for row in zip(*columns, strict=True)] or [[]] * self._count
+        return [self._judgement(combine(row)) for row in rows]
+
+    def _judgement(self, verdict: Verdict) -> PictureJudgement:
+        action, retry = self._policy.action(verdict, self._stage)
+        if verdict.decision is Decision.UNAVAILABLE:
+            verdict = replace(verdict, reasons=(_TRY_AGAIN,))
+        elif not verdict.allowed:
+            verdict = replace(verdict, reasons=(_WITHHELD,))
+        return PictureJudgement(verdict, action, retry)
 
 
-class Moderation(Protocol):
-    """The public surface of this room."""
+class Moderation:
+    """The public surface of this room: judges prompts, pictures, photos and photo sets."""
 
-    picture_check_is_basic: bool
+    def __init__(
+        self, layers: Layers, policy: Policy, photo_rules: PhotoRules, timeout_s: float
+    ) -> None:
+        """Most callers use `build`. `timeout_s` bounds the wait for every single check."""
+        self.policy = policy
+        self.picture_check_is_basic = layers.picture_choice.name == "basic"
+        self._layers = layers
+        self._photo_rules = photo_rules
+        self._guard = Guard(timeout_s)
 
-    def clean(self, text: str) -> str: ...
-    def prompt(self, request: PromptRequest) -> PromptJudgement: ...
-    def begin_prompt(self, request: PromptRequest) -> PendingPrompt: ...
-    def pictures(self, pictures: Sequence[Image], stage: Stage) -> list[PictureJudgement]: ...
-    def begin_pictures(self, pictures: Sequence[Image], stage: Stage) -> PendingPictures: ...
-    def photo(self, picture: Image) -> PhotoJudgement: ...
-    def photo_set(self, pictures: Sequence[Image]) -> list[Verdict]: ...
-    def capabilities(self) -> dict[str, str]: ...
+    def clean(self, text: str) -> str:
+        """The text an encoder may read: what is judged is exactly what is drawn."""
+        return encoder_text(text)
+
+    def prompt(self, request: PromptRequest) -> PromptJudgement:
+        """Judge a prompt field by field and composed, by every check."""
+        return self.begin_prompt(request).result()
+
+    def begin_prompt(self, request: PromptRequest) -> PendingPrompt:
+        """Run the local checks now and start the remote ones."""
+        composed = ", ".join(part for part in (request.user_text, request.style_text) if part)
+        texts = [(Stage.PROMPT, composed)]
+        if request.style_text and request.user_text.strip():
+            texts.insert(0, (Stage.PROMPT, request.user_text))
+        if request.user_negative.strip():
+            texts.append((Stage.NEGATIVE_PROMPT, request.user_negative))
+        verdicts = [
+            self._guard.verdict_here(check, partial(check.check, text), stage)
+            for stage, text in texts
+            for check in self._layers.local.get(stage, ())
+        ]
+        verdict = _worded(combine(verdicts))
+        cleaned = self._guard.here(self, lambda: self.clean(request.user_text), Stage.PROMPT)
+        negative = self._guard.here(self, lambda: self.clean(request.user_negative), Stage.PROMPT)
+        if not isinstance(cleaned, str) or not isinstance(negative, str):
+            verdict, cleaned, negative = Verdict(Decision.UNAVAILABLE, verdict.findings), "", ""
+        asked = [
+            self._guard.ask(check, partial(check.check, text), stage)
+            for stage, text in (texts if verdict.allowed else [])
+            for check in self._layers.remote.get(stage, ())
+        ]
+        return PendingPrompt(PromptJudgement(verdict, cleaned, negative), asked, self._guard)
+
+    def pictures(self, pictures: Sequence[Image], stage: Stage) -> list[PictureJudgement]:
+        """Judge pictures (RGB) of one stage, one judgement each in order."""
+        return self.begin_pictures(pictures, stage).result()
+
+    def begin_pictures(self, pictures: Sequence[Image], stage: Stage) -> PendingPictures:
+        """Start judging pictures, to go on drawing meanwhile."""
+        every = list(pictures)
+        asked = [
+            self._guard.ask(check, partial(check.check, every), stage, len(every))
+            for check in (self._layers.pictures.get(stage, ()) if every else ())
+        ]
+        return PendingPictures(asked, len(every), stage, self.policy, self._guard)
+
+    def photo(self, picture: Image) -> PhotoJudgement:
+        """Judge one uploaded photo (RGB, upright, decoded by the intake)."""
+        shown = self.begin_pictures([picture], Stage.PHOTO)
+        check = self._layers.photos
+        judged = self._guard.here(
+            check,
+            lambda: photo_judgement(check.measure(picture), self._photo_rules),
+            Stage.PHOTO,
+        )
+        if isinstance(judged, Verdict):
+            judged = PhotoJudgement(replace(judged, reasons=(_TRY_AGAIN,)))
+        content = shown.result()[0].verdict
+        if content.decision in (Decision.REVIEW, Decision.BLOCK):
+            content = replace(content, reasons=(_CONTENT[content.decision],))
+        verdict = combine([content, judged.verdict])
+        return replace(judged, verdict=replace(verdict, reasons=_first_of_each(verdict.reasons)))
+
+    def photo_set(self, pictures: Sequence[Image]) -> list[Verdict]:
+        """Whether each photo shows the same person as the set's medoid, where the backend can tell.
+
+        Where it cannot, `capabilities()["identity"]` says so and each photo gets an allow whose
+        finding says *not compared*.
+        """
+        every = list(pictures)
+        if not every:
+            return []
+        check = self._layers.photos
+
+        def compared() -> list[Verdict]:
+            answer = check.same_person(every)
+            if answer is None:
+                finding = Finding(
+                    Stage.PHOTO_SET, check.backend, check.version, "not compared", 0.0, 1.0, 0.0
+                )
+                return [Verdict(Decision.ALLOW, (finding,))] * len(every)
+            return answer
+
+        return self._guard.answers(self._guard.ask(check, compared, Stage.PHOTO_SET, len(every)))
+
+    def capabilities(self) -> dict[str, str]:
+        """What can be told and what cannot: faces, identity, celebrity, age, pictures."""
+        choice = self._layers.picture_choice
+        return {**self._layers.photos.capabilities(), "pictures": f"{choice.name}: {choice.reason}"}
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._guard.close()
+
+
+_CONTENT = {
+    Decision.REVIEW: Reason(
+        "check_content",
+        "We are not sure this photo is suitable.",
+        "Keep it if it is an ordinary portrait; otherwise choose another.",
+    ),
+    Decision.BLOCK: Reason(
+        "unsuitable", "This photo cannot be used here.", "Choose an ordinary portrait instead."
+    ),
+}
+
+
+def _first_of_each(reasons: Sequence[Reason]) -> tuple[Reason, ...]:
+    return tuple({reason.code: reason for reason in reversed(reasons)}.values())[::-1]
+
+
+def _worded(verdict: Verdict) -> Verdict:
+    """The words for a person: they never say which term or which layer spoke."""
+    if verdict.allowed:
+        return verdict
+    if verdict.decision is Decision.UNAVAILABLE:
+        return replace(verdict, reasons=(_TRY_AGAIN,))
+    spoke = {f.label for f in verdict.findings if f.score >= f.threshold}
+    only_unreadable = verdict.decision is Decision.REVIEW and spoke <= _UNREADABLE_LABELS
+    return replace(verdict, reasons=(_UNREADABLE if only_unreadable else _REFUSED,))
+
+
+TEXT_STAGES = (Stage.PROMPT, Stage.NEGATIVE_PROMPT)
+PICTURE_STAGES = (Stage.PHOTO, Stage.CLASS_PICTURE, Stage.PREVIEW, Stage.PICTURE)
+
+
+def build(config: ModerationConfig) -> Moderation:
+    """Build the chain. Raises PolicyError, RulesError or ClassifierError when a file is wrong."""
+    policy = load_policy(config.preset, config.policy_file)
+    layers = _BACKENDS[config.backend](config, policy)
+    rules = PhotoRules(strict_faces=config.strict_faces)
+    return Moderation(layers, policy, rules, config.check_timeout_s)
+
+
+def _local_texts(config: ModerationConfig, policy: Policy) -> dict[Stage, Sequence[TextCheck]]:
+    rules = Rules(config.rules_folder)
+    return {
+        Stage.PROMPT: (
+            RulesCheck(rules, policy, Stage.PROMPT),
+            ReadabilityCheck(policy, Stage.PROMPT),
+        ),
+        Stage.NEGATIVE_PROMPT: (
+            RulesCheck(rules, policy, Stage.NEGATIVE_PROMPT),
+            ReadabilityCheck(policy, Stage.NEGATIVE_PROMPT),
+        ),
+    }
+
+
+def _local(config: ModerationConfig, policy: Policy) -> Layers:
+    choice = choose(config.safety_checker, config.classifier)
+    pictures = {
+        stage: (local_check(choice, policy, stage, config.safety_checker, config.classifier),)
+        for stage in PICTURE_STAGES
+    }
+    return Layers(_local_texts(config, policy), {}, pictures, LocalPhotoCheck(), choice)
+
+
+def _aws(config: ModerationConfig, policy: Policy) -> Layers:
+    from moderation import comprehend, rekognition
+
+    remote: dict[Stage, Sequence[TextCheck]] = {}
+    for stage in TEXT_STAGES:
+        own = comprehend.classifier_check(config, policy, stage)
+        toxic = comprehend.toxic_content_check(config, policy, stage)
+        remote[stage] = (toxic,) if own is None else (toxic, own)
+    pictures = {
+        stage: (rekognition.picture_check(config, policy, stage),) for stage in PICTURE_STAGES
+    }
+    choice = PictureChoice("rekognition", f"the backend is AWS, region {config.region}")
+    photos = rekognition.photo_check(config, policy)
+    return Layers(_local_texts(config, policy), remote, pictures, photos, choice)
 
 
 # The seam for a backend of another kind, one file each, one row each in the table of the chain:
@@ -124,7 +378,7 @@ class Moderation(Protocol):
 # in 0..1) and return `policy.judge(labels, stage, backend, version, ms)`; a fault may be raised or
 # returned as `policy.unavailable(stage, backend, version, ms)`.
 
-
-def build(config: ModerationConfig) -> Moderation:
-    """Build the chain. Raises PolicyError or RulesError when a file it needs is wrong."""
-    raise NotImplementedError
+_BACKENDS: dict[str, Callable[[ModerationConfig, Policy], Layers]] = {
+    "local": _local,
+    "aws": _aws,
+}

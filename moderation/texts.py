@@ -1,0 +1,88 @@
+"""The local text checks: rules, readability and language. Each judges one text at one stage.
+
+Knows nothing of styles, fields or users: the chain decides which texts are judged.
+"""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from functools import lru_cache
+
+from moderation import canonical
+from moderation.canonical import Views
+from moderation.policy import Label, Policy
+from moderation.rules import Rules
+from moderation.verdict import Stage, Verdict
+
+MAX_CHARACTERS = 1500
+"""Longer prompts are not judged but held: an encoder reads the first 77 tokens of them anyway."""
+_STRANGE_LETTERS = 2
+
+
+@lru_cache(maxsize=16)
+def views_of(text: str) -> Views:
+    """The judging views of a text, shared by the checks that judge it one after another."""
+    return canonical.views(text)
+
+
+class RulesCheck:
+    """Judges a text by the rules files; a negative field by its own list."""
+
+    backend = "rules"
+
+    def __init__(self, rules: Rules, policy: Policy, stage: Stage) -> None:
+        self._rules = rules
+        self._policy = policy
+        self._stage = stage
+
+    @property
+    def version(self) -> str:
+        """The version of the rules as they are now; raises RulesError when they are broken."""
+        return self._rules.current().version
+
+    def check(self, text: str) -> Verdict:
+        """Judge one text. Raises RulesError when the rules cannot be read."""
+        began = time.perf_counter()
+        rules = self._rules.current()
+        views = views_of(text[:MAX_CHARACTERS])
+        negative = self._stage is Stage.NEGATIVE_PROMPT
+        found = rules.judge_negative(views) if negative else rules.judge(views)
+        labels = [Label(name, 1.0) for name in sorted(found)]
+        ms = (time.perf_counter() - began) * 1000
+        return self._policy.judge(labels, self._stage, self.backend, rules.version, ms)
+
+
+class ReadabilityCheck:
+    """Holds what nobody can read: too long, hidden in signs, or in a script other than Latin."""
+
+    backend = "readability"
+    version = "1"
+
+    def __init__(self, policy: Policy, stage: Stage) -> None:
+        self._policy = policy
+        self._stage = stage
+
+    def check(self, text: str) -> Verdict:
+        """Judge one text by how it is written, not by what it says."""
+        began = time.perf_counter()
+        labels = []
+        if len(text) > MAX_CHARACTERS:
+            labels.append(Label("too long", 1.0))
+        views = views_of(text[:MAX_CHARACTERS])
+        if views.signs:
+            labels.append(Label("unreadable", 1.0))
+        if _letters_outside_latin(views.encoder) >= _STRANGE_LETTERS:
+            labels.append(Label("language", 1.0))
+        ms = (time.perf_counter() - began) * 1000
+        return self._policy.judge(labels, self._stage, self.backend, self.version, ms)
+
+
+def _letters_outside_latin(text: str) -> int:
+    return sum(
+        1
+        for character in text
+        if ord(character) > 0x24F
+        and unicodedata.category(character)[0] == "L"
+        and not unicodedata.name(character, "").startswith("LATIN")
+    )
