@@ -189,9 +189,10 @@ class Learner:
         the others go on. With a single person `Diverged` is raised instead.
         """
         going = [slot for slot, person in enumerate(self.people) if not person.done]
+        words = [slot for slot in going if self.people[slot].learning_word]
+        weights = [slot for slot in going if slot not in words]
         losses: dict[int, float] = {}
-        for word in (True, False):
-            slots = [slot for slot in going if self.people[slot].learning_word is word]
+        for slots, word in ((words, True), (weights, False)):
             if slots:
                 losses |= self._stage_step(slots, word)
         return losses
