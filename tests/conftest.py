@@ -1,5 +1,5 @@
-"""Fixtures for every room: the local AWS server is asked for by name, `aws`, `bucket`."""
+"""Fixtures for every room: the local AWS server is asked for by name, `aws`, `bucket`, `cloud`."""
 
-from tests.aws.fixtures import aws, bucket, s3_url
+from tests.aws.fixtures import aws, bucket, cloud, s3_url
 
-__all__ = ["aws", "bucket", "s3_url"]
+__all__ = ["aws", "bucket", "cloud", "s3_url"]

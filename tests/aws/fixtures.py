@@ -7,10 +7,13 @@ the servers by boto3's own endpoint settings.
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from tests.aws.server import AwsServer
     from tests.aws.server.comprehend import Comprehend
     from tests.aws.server.rekognition import Rekognition
+    from tests.aws.server.sagemaker import Quotas, SageMaker, Scaling
 
 
 @dataclass
@@ -50,10 +54,19 @@ def point_boto3_at(monkeypatch: pytest.MonkeyPatch, url: str, s3: str | None = N
             )
         },
     }  # fmt: skip
+    # Reading a service's model is most of what a client costs; one reader serves all tests.
+    monkeypatch.setattr("botocore.session.create_loader", _one_loader)
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ROLE_ARN"):
         monkeypatch.delenv(name, raising=False)
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
+
+
+@cache
+def _one_loader(search_path: str | None = None) -> Any:
+    from botocore.loaders import create_loader
+
+    return create_loader(search_path)
 
 
 @pytest.fixture(scope="session")
@@ -100,3 +113,66 @@ def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
     # machine would be refused for everything; the policy itself has a test.
     boto3.client("s3").delete_bucket_policy(Bucket=name)
     return name
+
+
+@dataclass
+class Cloud:
+    """SageMaker beside S3: the server, its services, and the bucket of this test."""
+
+    server: AwsServer
+    sagemaker: SageMaker
+    scaling: Scaling
+    quotas: Quotas
+    rekognition: Rekognition
+    comprehend: Comprehend
+    bucket: str
+    s3_url: str
+
+    @property
+    def jobs(self) -> Any:
+        return self.sagemaker.jobs
+
+    @property
+    def endpoints(self) -> Any:
+        return self.sagemaker.endpoints
+
+    def stored(self, prefix: str = "") -> list[str]:
+        """Every key and every old version's key below a prefix."""
+        import boto3
+
+        found = boto3.client("s3").list_object_versions(Bucket=self.bucket, Prefix=prefix)
+        return sorted(o["Key"] for o in found.get("Versions", []) + found.get("DeleteMarkers", []))
+
+
+@pytest.fixture
+def cloud(aws: Aws, bucket: str, s3_url: str) -> Iterator[Cloud]:
+    """Everything this product uses of AWS, with images that run programs of this repository."""
+    from tests.aws.server.bucket import Bucket
+    from tests.aws.server.sagemaker import Quotas, SageMaker, Scaling
+
+    image = str(Path(__file__).parent / "server" / "image.py")
+    sagemaker = SageMaker(
+        Bucket(s3_url),
+        programs={
+            "states": lambda root: [sys.executable, image, str(root)],
+            "avatar-trainer": lambda root: [
+                sys.executable, "-m", "training.container", "--root", str(root)
+            ],
+        },
+        containers={
+            "avatar-endpoint": lambda definition: (
+                [sys.executable, "-m", "serving.contract"],
+                {},
+            ),
+        },
+    )  # fmt: skip
+    scaling, quotas = Scaling(), Quotas()
+    aws.server.add("SageMaker", sagemaker)
+    aws.server.add("AnyScaleFrontendService", scaling)
+    aws.server.add("ServiceQuotasV20190624", quotas)
+    aws.server.rest = sagemaker.rest
+    aws.comprehend.fetch = sagemaker.bucket.read
+    yield Cloud(
+        aws.server, sagemaker, scaling, quotas, aws.rekognition, aws.comprehend, bucket, s3_url
+    )
+    sagemaker.close()

@@ -1,0 +1,220 @@
+"""SageMaker's control plane and runtime, with application scaling and service quotas beside them."""
+
+from __future__ import annotations
+
+import re
+import threading
+import urllib.parse
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from tests.aws.server.bucket import Bucket
+from tests.aws.server.endpoints import ContainerProgram, Endpoints
+from tests.aws.server.jobs import Program, TrainingJobs
+from tests.aws.server.shapes import Refused, operation_model, read
+from tests.aws.server.wire import Reply
+
+_PATH = re.compile(r"/endpoints/([^/]+)/(invocations|async-invocations)")
+
+
+class SageMaker:
+    """`hub` maps model ids of JumpStart to their documents (JSON text)."""
+
+    name = "sagemaker"
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        programs: dict[str, Program] | None = None,
+        containers: dict[str, ContainerProgram] | None = None,
+        hub: dict[str, str] | None = None,
+    ) -> None:
+        self.jobs = TrainingJobs(bucket, programs or {})
+        self.endpoints = Endpoints(bucket, containers or {})
+        self.hub = hub or {}
+        self.bucket = bucket
+
+    def answer(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        handlers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+            "CreateTrainingJob": self.jobs.create,
+            "DescribeTrainingJob": self.jobs.describe,
+            "StopTrainingJob": self.jobs.stop,
+            "DeleteTrainingJob": self.jobs.delete,
+            "CreateModel": self.endpoints.create_model,
+            "DescribeModel": self.endpoints.describe_model,
+            "DeleteModel": self.endpoints.delete_model,
+            "CreateEndpointConfig": self.endpoints.create_config,
+            "DescribeEndpointConfig": self.endpoints.describe_config,
+            "DeleteEndpointConfig": self.endpoints.delete_config,
+            "CreateEndpoint": self.endpoints.create,
+            "DescribeEndpoint": self.endpoints.describe,
+            "UpdateEndpoint": self.endpoints.update,
+            "DeleteEndpoint": self.endpoints.delete,
+            "DescribeHubContent": self._hub_content,
+            "ListHubContents": self._hub_contents,
+        }
+        if operation not in handlers:
+            raise Refused("UnknownOperationException", operation)
+        return handlers[operation](parameters)
+
+    def close(self) -> None:
+        self.jobs.close()
+        self.endpoints.close()
+
+    def _hub_info(self, name: str) -> dict[str, Any]:
+        hub = "arn:aws:sagemaker:us-east-1:aws:hub/SageMakerPublicHub"
+        return {
+            "HubContentName": name,
+            "HubContentArn": f"arn:aws:sagemaker:us-east-1:aws:hub-content/SageMakerPublicHub/Model/{name}/1.0.0",
+            "HubContentVersion": "1.0.0",
+            "HubContentType": "Model",
+            "DocumentSchemaVersion": "2.4.0",
+            "HubContentStatus": "Available",
+            "CreationTime": datetime(2026, 11, 1, tzinfo=UTC),
+            "HubName": "SageMakerPublicHub",
+            "HubArn": hub,
+        }
+
+    def _hub_content(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        name = parameters["HubContentName"]
+        if parameters["HubName"] != "SageMakerPublicHub" or name not in self.hub:
+            raise Refused("ResourceNotFound", f"Hub content {name} does not exist.")
+        return {**self._hub_info(name), "HubContentDocument": self.hub[name]}
+
+    def _hub_contents(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        part = parameters.get("NameContains", "")
+        names = [name for name in sorted(self.hub) if part in name]
+        begin = int(parameters.get("NextToken", 0))
+        page = names[begin : begin + 2]
+        more = begin + 2 < len(names)
+        keys = set(operation_model("sagemaker", "ListHubContents").output_shape.members)
+        assert "HubContentSummaries" in keys
+        infos = [self._hub_info(name) for name in page]
+        for info in infos:
+            del info["HubName"], info["HubArn"]
+        return {"HubContentSummaries": infos, "NextToken": str(begin + 2) if more else None}
+
+    # --- runtime -----------------------------------------------------------------------------
+
+    def rest(
+        self, method: str, path: str, headers: dict[str, str], body: bytes
+    ) -> tuple[str, Callable[[], Reply]]:
+        """The runtime's REST calls: (operation, what to do after the fault plan was asked)."""
+        match = _PATH.fullmatch(urllib.parse.unquote(path))
+        if method != "POST" or match is None:
+            raise Refused("UnknownOperationException", f"{method} {path}", 404)
+        name = match[1]
+        operation = "InvokeEndpoint" if match[2] == "invocations" else "InvokeEndpointAsync"
+        parameters = _from_headers(operation, name, headers, body)
+        if operation == "InvokeEndpoint":
+            return operation, lambda: self._invoke(name, parameters, body)
+        return operation, lambda: self._invoke_later(name, parameters, body)
+
+    def _invoke(self, name: str, parameters: dict[str, Any], body: bytes) -> Reply:
+        sent = {"Content-Type": parameters.get("ContentType", "application/octet-stream")}
+        if "Accept" in parameters:
+            sent["Accept"] = parameters["Accept"]
+        answer, back = self.endpoints.invoke(name, body, sent, parameters.get("TargetModel"))
+        lower = {key.lower(): value for key, value in back.items()}
+        kind = lower.get("content-type", "application/octet-stream")
+        return Reply(
+            200, answer, {"Content-Type": kind, "x-Amzn-Invoked-Production-Variant": "AllTraffic"}
+        )
+
+    def _invoke_later(self, name: str, parameters: dict[str, Any], body: bytes) -> Reply:
+        endpoint = self.endpoints.endpoints.get(name)
+        if endpoint is None:
+            raise Refused("ValidationError", f"Endpoint {name} not found.")
+        output = self.endpoints.configs[endpoint.config].get("AsyncInferenceConfig")
+        if output is None:
+            raise Refused("ValidationError", f"Endpoint {name} is not asynchronous.")
+        place = output["OutputConfig"]["S3OutputPath"].rstrip("/")
+        failed = output["OutputConfig"].get("S3FailurePath", place).rstrip("/")
+        ident = str(uuid.uuid4())
+        headers = {
+            "X-Amzn-SageMaker-OutputLocation": f"{place}/{ident}.out",
+            "X-Amzn-SageMaker-FailureLocation": f"{failed}/{ident}-error.out",
+        }
+
+        def work() -> None:
+            try:
+                content = body or self.bucket.read(parameters["InputLocation"])
+                kind = parameters.get("ContentType", "application/octet-stream")
+                answer, _ = self.endpoints.invoke(name, content, {"Content-Type": kind}, None)
+                self.bucket.write(f"{place}/{ident}.out", answer)
+            except (Refused, KeyError) as error:
+                self.bucket.write(f"{failed}/{ident}-error.out", str(error).encode())
+
+        threading.Thread(target=work, daemon=True).start()
+        return Reply(202, b'{"InferenceId": "' + ident.encode() + b'"}', headers)
+
+
+def _from_headers(
+    operation: str, name: str, headers: dict[str, str], body: bytes
+) -> dict[str, Any]:
+    """The parameters that botocore put into headers, read against the service's model."""
+    shape = operation_model("sagemaker-runtime", operation).input_shape
+    parameters: dict[str, Any] = {"EndpointName": name}
+    for member, inner in shape.members.items():
+        key = inner.serialization.get("name", "").lower()
+        if inner.serialization.get("location") == "header" and key in headers:
+            value: Any = headers[key]
+            parameters[member] = int(value) if inner.type_name == "integer" else value
+    try:
+        return read(shape, {**parameters, "Body": body} if body else parameters)
+    except Refused as refused:
+        status = 413 if "length less" in refused.message and "Body" in refused.message else 400
+        raise Refused("ValidationError", refused.message, status) from refused
+
+
+class Scaling:
+    """Application Auto Scaling, as far as endpoints need it."""
+
+    name = "application-autoscaling"
+
+    def __init__(self) -> None:
+        self.targets: dict[str, dict[str, Any]] = {}
+        self.policies: dict[str, dict[str, Any]] = {}
+
+    def answer(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        place = parameters.get("ResourceId", "")
+        if operation == "RegisterScalableTarget":
+            self.targets[place] = parameters
+            return {}
+        if operation == "DescribeScalableTargets":
+            wanted = parameters.get("ResourceIds") or list(self.targets)
+            found = [self.targets[name] for name in wanted if name in self.targets]
+            return {"ScalableTargets": found}
+        if operation not in ("PutScalingPolicy", "DeregisterScalableTarget"):
+            raise Refused("UnknownOperationException", operation)
+        if place not in self.targets:
+            raise Refused("ObjectNotFoundException", f"No scalable target registered for {place}")
+        if operation == "PutScalingPolicy":
+            self.policies[place] = parameters
+            return {"PolicyARN": "arn:aws:autoscaling:us-east-1:1:policy", "Alarms": []}
+        del self.targets[place]
+        return {}
+
+
+class Quotas:
+    """Service Quotas: how many instances of a kind an account may use."""
+
+    name = "service-quotas"
+
+    def __init__(self, quotas: dict[str, float] | None = None) -> None:
+        self.quotas = quotas or {}
+
+    def answer(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        if operation != "ListServiceQuotas" or parameters["ServiceCode"] != "sagemaker":
+            raise Refused("NoSuchResourceException", operation)
+        names = sorted(self.quotas)
+        begin = int(parameters.get("NextToken", 0))
+        return {
+            "Quotas": [
+                {"QuotaName": name, "QuotaCode": "L-1", "Value": self.quotas[name]}
+                for name in names[begin : begin + 3]
+            ],
+            "NextToken": str(begin + 3) if begin + 3 < len(names) else None,
+        }
