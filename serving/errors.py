@@ -2,6 +2,7 @@
 
 EngineError
 ├── AdapterRefused   the personal weights do not fit this base, or are damaged
+├── ArchiveRefused   a packed personal model is damaged, hostile, or its name is taken
 ├── RequestRefused   a field of the request is out of range
 ├── Busy             the queue is full; `retry_after_s` says when to try again
 ├── TooLate          the request's deadline passed before its picture was done
@@ -18,6 +19,10 @@ class EngineError(Exception):
 
 class AdapterRefused(EngineError):
     """The adapter is named in the message, with what is wrong and which base it needs."""
+
+
+class ArchiveRefused(EngineError):
+    """The archive is named in the message, with the member and what is wrong."""
 
 
 class RequestRefused(EngineError):

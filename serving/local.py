@@ -99,6 +99,11 @@ class LocalEngine:
             for ticket in tickets:
                 ticket.cancel()
 
+    @property
+    def alive(self) -> bool:
+        """Whether requests are still taken."""
+        return self.requests.alive
+
     def close(self) -> None:
         """Stop drawing and free the base and every adapter."""
         self.requests.close()

@@ -161,6 +161,12 @@ class RequestQueue:
         return ticket
 
     @property
+    def alive(self) -> bool:
+        """Whether requests are taken and the worker, once started, still runs."""
+        with self._changed:
+            return not self._closed and (self._worker is None or self._worker.is_alive())
+
+    @property
     def waiting(self) -> int:
         """Pictures in line, without those being drawn."""
         with self._changed:

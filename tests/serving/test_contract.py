@@ -1,0 +1,388 @@
+"""The multi-model contract over real HTTP, with its documented statuses."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import socket
+import threading
+import time
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import uvicorn
+from PIL import Image
+
+from serving.adapter import WEIGHTS
+from serving.archive import pack, unpack
+from serving.contract import PAGE, make_app
+from serving.local import LocalEngine
+from serving.payloads import MAX_BODY_BYTES
+from tests.serving.test_archive import PERSON
+from tests.serving.test_queue import LONG_S, Gate
+from tests.tiny_adapters import write_card
+
+ASK = {"prompt": "a portrait of sks person", "seed": 3, "num_inference_steps": 2}
+JPEG = {"Accept": "application/json;jpeg"}
+
+
+class Endpoint:
+    """A served engine, its client, and the folder where the platform would unpack models."""
+
+    def __init__(self, engine, root, **more):
+        self.engine, self.root = engine, root
+        self.server = uvicorn.Server(
+            uvicorn.Config(make_app(engine, root, **more), port=0, log_level="critical")
+        )
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        self.port = self.server.servers[0].sockets[0].getsockname()[1]
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=LONG_S)
+
+    def unpacked(self, person, name):
+        """What the platform does with an archive before it calls."""
+        archive = self.root / f"{name}.tar.gz"
+        pack(person, PERSON, archive)
+        unpack(archive, self.root / name / "model")
+        return str(self.root / name / "model")
+
+    def load(self, person, name):
+        url = self.unpacked(person, name)
+        return self.http.post("/models", json={"model_name": name, "url": url})
+
+    def invoke(self, name, content=None, **headers):
+        return self.http.post(
+            f"/models/{name}/invoke",
+            json=ASK if content is None else content,
+            headers=JPEG | {"X-Amzn-SageMaker-Target-Model": f"u/p/{name}.tar.gz"} | headers,
+        )
+
+    def close(self):
+        self.http.close()
+        self.server.should_exit = True
+        self.thread.join(LONG_S)
+
+
+@pytest.fixture(scope="module")
+def serve(bases, tmp_path_factory):
+    made = []
+
+    def start(family="starter", rows=4, **more) -> Endpoint:
+        single = more.pop("single", None)
+        engine = LocalEngine.open(bases[family], device="cpu", rows=rows, **more)
+        made.append(Endpoint(engine, tmp_path_factory.mktemp("models"), single=single))
+        return made[-1]
+
+    yield start
+    for endpoint in made:
+        endpoint.close()
+
+
+@pytest.fixture(scope="module")
+def endpoint(serve):
+    return serve()
+
+
+@pytest.fixture(scope="module")
+def loaded(endpoint, people):
+    for n in range(3):
+        assert endpoint.load(people["starter"][n], f"hash{n}").status_code == 200
+    return endpoint
+
+
+def picture(response) -> Image.Image:
+    assert response.status_code == 200, response.text
+    (first, *_) = response.json()["generated_images"]
+    return Image.open(io.BytesIO(base64.b64decode(first)))
+
+
+def test_ping(endpoint):
+    assert endpoint.http.get("/ping").status_code == 200
+
+
+def test_load_list_describe_unload(serve, people):
+    endpoint = serve()
+    assert endpoint.http.get("/models").json() == {"models": []}
+    url = endpoint.unpacked(people["starter"][0], "h")
+    body = {"model_name": "h", "url": url}
+    assert endpoint.http.post("/models", json=body).status_code == 200
+    again = endpoint.http.post("/models", json=body)
+    assert again.status_code == 409
+    assert "already loaded" in again.json()["error"]
+    shown = {"modelName": "h", "modelUrl": url}
+    assert endpoint.http.get("/models").json() == {"models": [shown]}
+    assert endpoint.http.get("/models/h").json() == shown
+    assert endpoint.http.delete("/models/h").status_code == 200
+    for response in (
+        endpoint.http.get("/models/h"),
+        endpoint.http.delete("/models/h"),
+        endpoint.invoke("h"),
+    ):
+        assert response.status_code == 404
+        assert "h is not loaded" in response.json()["error"]
+    assert endpoint.engine.drawer.bank.used_bytes == 0
+
+
+def test_the_list_comes_in_pages(serve, people):
+    endpoint = serve()
+    url = endpoint.unpacked(people["starter"][0], "shared")
+    names = [f"m{n:03d}" for n in range(PAGE + 5)]
+    for name in names:
+        assert (
+            endpoint.http.post("/models", json={"model_name": name, "url": url}).status_code == 200
+        )
+    first = endpoint.http.get("/models").json()
+    second = endpoint.http.get("/models", params={"next_page_token": first["nextPageToken"]}).json()
+    assert [m["modelName"] for m in first["models"] + second["models"]] == names
+    assert "nextPageToken" not in second
+    for name in names[:-1]:
+        endpoint.http.delete(f"/models/{name}")
+    assert endpoint.invoke(names[-1]).status_code == 200, "the folder is still used by one"
+
+
+def test_everybody_gets_their_own_picture(loaded):
+    loaded.invoke("hash2")  # the highest rank; room for it changes everybody's last bits
+    shown = [picture(loaded.invoke(f"hash{n}")) for n in range(3)]
+    assert len({p.tobytes() for p in shown}) == 3
+    response = loaded.invoke("hash0")
+    assert response.json()["seeds"] == [3]
+    assert response.json()["timings"][0]["seconds"] > 0
+    assert picture(response).tobytes() == shown[0].tobytes()
+
+
+def test_many_clients_at_once_each_get_theirs(loaded):
+    alone = [np.asarray(picture(loaded.invoke(f"hash{n}")), dtype=int) for n in range(3)]
+    wrong = []
+
+    def client(n):
+        with httpx.Client(base_url=loaded.http.base_url, timeout=LONG_S) as http:
+            for _ in range(3):
+                response = http.post(f"/models/hash{n % 3}/invoke", json=ASK, headers=JPEG)
+                now = np.asarray(picture(response), dtype=int)
+                if np.abs(now - alone[n % 3]).max() > 12:  # JPEG of pictures one level apart
+                    wrong.append(n)
+
+    threads = [threading.Thread(target=client, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG_S)
+    assert wrong == []
+
+
+def test_jumpstart_shapes_are_accepted(loaded):
+    sdxl = {
+        "text_prompts": [{"text": "sks", "weight": 1}, {"text": "bad", "weight": -1}],
+        "steps": 2,
+    }
+    assert "generated_image" in loaded.invoke("hash0", sdxl).json()
+    text = loaded.http.post(
+        "/models/hash0/invoke",
+        content=b"sks person",
+        headers={"Content-Type": "application/x-text"},
+    )
+    assert np.asarray(text.json()["generated_image"]).shape == (16, 16, 3)
+    three = loaded.invoke("hash0", ASK | {"num_images_per_prompt": 3}).json()
+    assert len(set(three["generated_images"])) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "word"),
+    [
+        (ASK | {"prompt": "a" * 10_000}, 400, "10000"),
+        (ASK | {"width": 30}, 400, "30"),
+        (ASK | {"num_inference_steps": 10_000}, 400, "10000"),
+        (ASK | {"guidance_scale": 1e9}, 400, "guidance"),
+        ({}, 400, "prompt"),
+        ([], 400, "JSON object"),
+    ],
+)
+def test_bad_bodies_have_their_status_and_message(loaded, content, status, word):
+    response = loaded.invoke("hash0", content)
+    assert response.status_code == status
+    assert word in response.json()["error"]
+
+
+def test_a_body_beyond_the_limit_is_cut_off(loaded):
+    def chunks():
+        for _ in range(100):
+            yield bytes(1 << 20)
+
+    response = loaded.http.post("/models/hash0/invoke", content=chunks())
+    assert response.status_code == 413
+    assert str(MAX_BODY_BYTES) in response.json()["error"]
+
+
+def test_another_content_type_is_415(loaded):
+    response = loaded.http.post(
+        "/models/hash0/invoke", content=b"x", headers={"Content-Type": "image/png"}
+    )
+    assert response.status_code == 415
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b'{"model_name":"x"}', b'{"model_name":"","url":"/"}']
+)
+def test_a_bad_load_body_is_400(endpoint, body):
+    assert endpoint.http.post("/models", content=body).status_code == 400
+
+
+def test_a_url_outside_the_models_folder_is_refused(endpoint, people):
+    for url in ("/etc", str(endpoint.root / ".." / "x"), str(people["starter"][0])):
+        response = endpoint.http.post("/models", json={"model_name": "x", "url": url})
+        assert response.status_code == 400
+        assert "outside" in response.json()["error"]
+
+
+def test_damaged_and_foreign_models_are_refused_and_nothing_else_is_disturbed(
+    loaded, people, bases
+):
+    before = picture(loaded.invoke("hash0")).tobytes()
+    url = loaded.unpacked(people["starter"][4], "broken")
+    weights = loaded.root / "broken" / "model" / "person" / "1" / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:500])
+    response = loaded.http.post("/models", json={"model_name": "broken", "url": url})
+    assert response.status_code == 400
+    assert "damaged" in response.json()["error"]
+    foreign = loaded.load(people["sd15"][0], "foreign")
+    assert foreign.status_code == 400
+    assert "sd15" in foreign.json()["error"]
+    other = shutil.copytree(people["starter"][0], loaded.root / "other" / "plain")
+    write_card(other, bases["starter"], base_sha256="0" * 64)
+    response = loaded.http.post("/models", json={"model_name": "o", "url": str(other)})
+    assert "train it again" in response.json()["error"]
+    empty = loaded.root / "empty"
+    empty.mkdir()
+    response = loaded.http.post("/models", json={"model_name": "e", "url": str(empty)})
+    assert response.status_code == 400
+    names = [m["modelName"] for m in loaded.http.get("/models").json()["models"]]
+    assert names == ["hash0", "hash1", "hash2"]
+    assert picture(loaded.invoke("hash0")).tobytes() == before
+
+
+def test_a_load_without_room_is_507_until_something_is_unloaded(serve, people):
+    size = sum(f.stat().st_size for f in people["starter"][5].iterdir())
+    endpoint = serve(host_bytes=int(size * 1.5))
+    assert endpoint.load(people["starter"][5], "a").status_code == 200
+    full = endpoint.load(people["starter"][4], "b")
+    assert full.status_code == 507
+    assert "does not fit" in full.json()["error"]
+    assert endpoint.invoke("a").status_code == 200
+    assert endpoint.http.delete("/models/a").status_code == 200
+    url = str(endpoint.root / "b" / "model")
+    assert endpoint.http.post("/models", json={"model_name": "b", "url": url}).status_code == 200
+
+
+def test_a_picture_beyond_the_devices_memory_is_507(loaded):
+    def hook(_module, args):
+        raise MemoryError("out of memory")
+
+    handle = loaded.engine.drawer.parts.unet.register_forward_pre_hook(hook)
+    response = loaded.invoke("hash0")
+    handle.remove()
+    assert response.status_code == 507
+    assert "does not fit" in response.json()["error"]
+    assert loaded.invoke("hash0").status_code == 200
+
+
+def test_an_unforeseen_fault_is_500_with_an_id_and_no_details(loaded):
+    def hook(_module, args):
+        raise RuntimeError("secret path /home/x")
+
+    handle = loaded.engine.drawer.parts.unet.register_forward_pre_hook(hook)
+    response = loaded.invoke("hash0")
+    handle.remove()
+    assert response.status_code == 500
+    assert "fault" in response.json()["error"]
+    assert "secret" not in response.text
+    assert loaded.http.get("/ping").status_code == 200
+
+
+def test_unloading_while_drawing_lets_the_picture_finish(serve, people):
+    endpoint = serve()
+    endpoint.load(people["starter"][1], "h")
+    gate = Gate(endpoint.engine.drawer)
+    gate.shut()
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(endpoint.invoke("h")))
+    thread.start()
+    assert gate.reached.wait(LONG_S)
+    assert endpoint.http.delete("/models/h").status_code == 200
+    gate.remove()
+    thread.join(LONG_S)
+    assert answers[0].status_code == 200
+    assert endpoint.invoke("h").status_code == 404
+    assert endpoint.engine.drawer.bank.used_bytes == 0
+
+
+def test_a_client_that_goes_away_stops_its_drawing(loaded):
+    gate = Gate(loaded.engine.drawer)
+    gate.shut()
+    body = json.dumps(ASK | {"num_inference_steps": 200}).encode()
+    with socket.create_connection(("127.0.0.1", loaded.port)) as raw:
+        head = f"POST /models/hash0/invoke HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        raw.sendall(head.encode() + body)
+        assert gate.reached.wait(LONG_S)
+    time.sleep(0.5)
+    before = len(gate.batches)
+    gate.remove()
+    assert loaded.invoke("hash1").status_code == 200
+    assert len(gate.batches) - before <= 10
+
+
+def test_a_full_line_is_503_with_a_time(serve, people):
+    endpoint = serve(rows=1, most_waiting=1)
+    endpoint.load(people["starter"][1], "h")
+    gate = Gate(endpoint.engine.drawer)
+    gate.shut()
+    threads = [threading.Thread(target=endpoint.invoke, args=("h",)) for _ in range(2)]
+    threads[0].start()
+    assert gate.reached.wait(LONG_S)
+    threads[1].start()
+    while endpoint.engine.requests.waiting < 1:
+        time.sleep(0.01)
+    response = endpoint.invoke("h")
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) >= 1
+    gate.remove()
+    for thread in threads:
+        thread.join(LONG_S)
+
+
+def test_a_single_model_endpoint_answers_invocations(serve, people):
+    single = serve(single=people["starter"][2])
+    bare = serve()
+    drawn = [
+        picture(e.http.post("/invocations", json=ASK, headers=JPEG)).tobytes()
+        for e in (single, bare)
+    ]
+    assert drawn[0] != drawn[1]
+
+
+@pytest.mark.soak
+def test_mixed_faults_leave_memory_flat_and_the_process_up(serve, people):
+    endpoint = serve()
+    process = psutil.Process()
+    sizes = []
+    for turn in range(400):
+        n = turn % 6
+        endpoint.http.post("/models", json={"model_name": f"m{n}", "url": "/etc"})
+        name = f"t{turn}"
+        assert endpoint.load(people["starter"][n], name).status_code == 200
+        assert endpoint.load(people["sd15"][n], name + "x").status_code == 400
+        assert endpoint.invoke(name).status_code == 200
+        assert endpoint.invoke(name, ASK | {"width": 9}).status_code == 400
+        assert endpoint.http.delete(f"/models/{name}").status_code == 200
+        assert endpoint.invoke(name).status_code == 404
+        for folder in endpoint.root.iterdir():
+            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+        if turn >= 100 and turn % 50 == 0:
+            sizes.append(process.memory_info().rss)
+    assert endpoint.http.get("/ping").status_code == 200
+    assert max(sizes) - min(sizes) < 40 << 20
