@@ -45,7 +45,7 @@ def main() -> None:
     except Refused as refusal:
         answer = refusal.answer
     except MemoryError:
-        answer = {"code": "too-heavy"}
+        answer = {"code": "too_heavy"}
     except Exception as fault:  # noqa: BLE001 - any fault of any decoder means: not a whole photo
         answer = {"code": "broken", "fault": f"{type(fault).__name__}: {fault}"[:200]}
     answer["sizes"] = [len(picture) for picture in pictures]
@@ -88,7 +88,7 @@ def clean(content: bytes, kind: str, max_pixels: int) -> tuple[dict[str, Any], t
     with Image.open(io.BytesIO(content), formats=(kind,)) as photo:
         width, height = photo.size
         if width * height > max_pixels or max(width, height) > MAX_SIDE_PX:
-            raise Refused("too-many-pixels", width=width, height=height)
+            raise Refused("too_many_pixels", width=width, height=height)
         # A JPEG of several pictures is one photo with extras (depth, brightness); HEIC likewise.
         if kind in ("PNG", "WEBP") and getattr(photo, "n_frames", 1) != 1:
             raise Refused("animated", frames=getattr(photo, "n_frames", 0))

@@ -55,6 +55,7 @@ class Erasing(Gallery):
             [f"users/{user_id}/people/{person_id}/photos"],
             self._copies(photos),
             [run.id for run in trainings],
+            settled=not running,
         )
         return Receipt(
             photos=len(photos),
@@ -119,7 +120,9 @@ class Erasing(Gallery):
         running = [run for run in runs if not run.over]
         self._stop(running)
         copies = self._copies(photos) + self._avatar_copies(avatars)
-        files = self._erase(user_id, doomed, prefixes, copies, [run.id for run in runs])
+        files = self._erase(
+            user_id, doomed, prefixes, copies, [run.id for run in runs], settled=not running
+        )
         return Receipt(
             photos=len(photos),
             models=models,

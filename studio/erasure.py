@@ -25,15 +25,20 @@ SETTLE = timedelta(minutes=10)
 _ID = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 
 
-def finish(catalog: Catalog, storage: Storage, home: Path, erasure: Erasure) -> int:
-    """Remove the bytes of one erasure; how many files went. May be repeated."""
+def finish(
+    catalog: Catalog, storage: Storage, home: Path, erasure: Erasure, *, settled: bool
+) -> int:
+    """Remove the bytes of one erasure; how many files went. May be repeated.
+
+    `settled` closes it; an erasure that met a running job is left open for `finish_all`.
+    """
     gone = sum(storage.delete_prefix(prefix) for prefix in erasure.prefixes)
     for run_id in filter(_ID.match, erasure.run_ids):
         gone += _drop_folder(home / "work" / run_id)
     gone += drop_copies(home / "tmp", erasure.sha256)
     if _ID.match(erasure.user_id):
         gone += _drop_folder(zip_folder(home, erasure.user_id))
-    if not erasure.run_ids or now() - erasure.created_at > SETTLE:
+    if settled:
         catalog.remove({Erasure: [erasure.id]})
     catalog.scrub()
     return gone
@@ -43,7 +48,8 @@ def finish_all(catalog: Catalog, storage: Storage, home: Path) -> int:
     """Finish what a crash or a running job left open; how many erasures were looked at."""
     pending = catalog.find(Erasure)
     for erasure in pending:
-        finish(catalog, storage, home, erasure)
+        settled = not erasure.run_ids or now() - erasure.created_at > SETTLE
+        finish(catalog, storage, home, erasure, settled=settled)
     return len(pending)
 
 

@@ -90,7 +90,7 @@ class Gate:
         if len(uploaded) > cap:
             return NotDecoded(
                 Reason(
-                    "too-many-bytes",
+                    "too_many_bytes",
                     f"This file has {size / 1e6:.1f} MB; at most {self.max_mb:g} MB are accepted.",
                     "Save a smaller copy, for example as JPEG, and add that.",
                 ),
@@ -151,10 +151,10 @@ class Gate:
             line = child.stdout.readline()
             answer = json.loads(line) if line.endswith(b"\n") else None
             if not isinstance(answer, dict):
-                return {"code": "too-slow" if late.is_set() else "too-heavy"}, []
+                return {"code": "too_slow" if late.is_set() else "too_heavy"}, []
             pictures = [child.stdout.read(size) for size in answer["sizes"]]
             whole = all(len(p) == size for p, size in zip(pictures, answer["sizes"], strict=True))
-            return (answer, pictures) if whole else ({"code": "too-heavy"}, [])
+            return (answer, pictures) if whole else ({"code": "too_heavy"}, [])
         except ValueError:
             return {"code": "broken"}, []
         finally:
@@ -163,7 +163,7 @@ class Gate:
 
     def _refusal(self, answer: dict[str, Any]) -> Reason:
         code = str(answer.get("code") or "broken")
-        if code == "too-many-pixels":
+        if code == "too_many_pixels":
             width, height = answer["width"], answer["height"]
             return Reason(
                 code,
@@ -178,11 +178,11 @@ class Gate:
                 f"This is an animation of {answer['frames']} pictures.",
                 "Add a single photo instead.",
             )
-        if code == "too-slow":
+        if code == "too_slow":
             return Reason(
                 code, f"Opening this photo took longer than {self.timeout_s:.0f} seconds.", _AS_JPEG
             )
-        if code == "too-heavy":
+        if code == "too_heavy":
             return Reason(code, "Opening this photo takes more memory than allowed.", _AS_JPEG)
         return Reason(
             "broken",
@@ -209,12 +209,12 @@ def _foreign(content: bytes) -> Reason:
         return Reason("empty", "This file is empty.", "Choose the photo again.")
     for magic, words in _OTHERS:
         if content.startswith(magic):
-            return Reason("not-a-photo", f"This is {words}, not a photo we can open.", _AS_JPEG)
+            return Reason("not_a_photo", f"This is {words}, not a photo we can open.", _AS_JPEG)
     if content[4:8] == b"ftyp":
         return Reason(
-            "not-a-photo", "This is an AVIF picture or a film, not a photo we can open.", _AS_JPEG
+            "not_a_photo", "This is an AVIF picture or a film, not a photo we can open.", _AS_JPEG
         )
-    return Reason("not-a-photo", "This file is not a photo.", "Choose a JPEG, PNG, WebP or HEIC.")
+    return Reason("not_a_photo", "This file is not a photo.", "Choose a JPEG, PNG, WebP or HEIC.")
 
 
 def spawn(program: Path) -> subprocess.Popen[bytes]:

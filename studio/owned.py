@@ -90,11 +90,13 @@ class Owned:
         prefixes: Collection[str],
         sha256: Collection[str] = (),
         run_ids: Collection[str] = (),
+        settled: bool = True,
     ) -> int:
         """Remove records and then their bytes everywhere; how many files went."""
         order = Erasure(new_id(), user_id, tuple(prefixes), tuple(run_ids), tuple(sha256), now())
         self.catalog.remove(doomed, order)
-        return erasure.finish(self.catalog, self.storage, self.settings.home, order)
+        home = self.settings.home
+        return erasure.finish(self.catalog, self.storage, home, order, settled=settled)
 
     def _base(self, base_id: str = "") -> tuple[Base, str]:
         """A base that is here, with the reason it was chosen.

@@ -199,7 +199,7 @@ class Photos(People):
         smallest = min(opened.width, opened.height)
         if smallest < self.settings.min_photo_px:
             reason = Reason(
-                "too-small",
+                "too_small",
                 f"This photo is {opened.width} x {opened.height} pixels; the shorter side must "
                 f"have at least {self.settings.min_photo_px}.",
                 "Send the original rather than a screenshot or a preview.",
@@ -213,7 +213,7 @@ class Photos(People):
             judged = PhotoJudgement(Verdict(Decision.UNAVAILABLE))
         if judged.verdict.decision is Decision.UNAVAILABLE and not judged.verdict.reasons:
             reason = Reason(
-                "not-checked",
+                "not_checked",
                 "We could not check this photo, so it is not used.",
                 "Remove it and add it again in a minute.",
             )

@@ -10,7 +10,7 @@ from studio.records import Photo
 
 # Measures as `moderation.photos` reports them, in `Photo.facts`.
 _TURNED_DEG = 15.0
-_NEAR_SHARE, _FAR_SHARE = 0.5, 0.3
+_NEAR_SHARE, _FAR_SHARE = 0.3, 0.5
 _LIGHT_SPREAD = 0.12
 
 
