@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from zlib import crc32
 
 from moderation.verdict import Decision, Reason
 from prompts.style import Style
@@ -23,10 +24,6 @@ EXAMPLES = {
     "bad": ("bad-group", "bad-glasses", "bad-dark", "bad-far"),
 }
 PHASES = ("waiting", "preparing", "learning", "checking", "saving")
-_HUES = {
-    "portrait": 214, "illustration": 268, "game": 160, "seasonal": 24, "business": 200,
-    "starter": 320,
-}  # fmt: skip
 
 
 def address(kind: str, item_id: str) -> str:
@@ -60,22 +57,17 @@ def photo_card(photo: Photo, words: Words) -> PhotoCard:
         look="allow" if confirmed else photo.decision.value,
         badge="confirmed" if confirmed else photo.decision.value,
         ask=photo.decision is Decision.REVIEW and not photo.confirmed,
-        reasons=() if confirmed else tuple(reason_in(reason, words) for reason in photo.reasons),
+        reasons=()
+        if confirmed
+        else tuple(
+            Reason(one.code, words.say(one.message), words.say(one.fix)) for one in photo.reasons
+        ),
         picture=address("photo-preview", photo.id) if photo.preview_key else "",
         full=address("photo", photo.id) if photo.key else "",
         width=max(1, photo.width),
         height=max(1, photo.height),
         crop=photo.crop,
         crop_text=",".join(f"{edge:.4f}" for edge in photo.crop or (0.0, 0.0, 1.0, 1.0)),
-    )
-
-
-def reason_in(reason: Reason, words: Words) -> Reason:
-    """A reason in the visitor's language where its code has a translation."""
-    return Reason(
-        reason.code,
-        words.known(f"reasons_{reason.code}", reason.message),
-        words.known(f"reasons_{reason.code}_fix", reason.fix),
     )
 
 
@@ -165,7 +157,7 @@ def style_name(style: Style, words: Words) -> str:
 
 
 def style_card(style: Style, words: Words) -> dict[str, Any]:
-    """A style of the gallery; without a preview a designed placeholder in the category's colour."""
+    """A style of the gallery; without a preview a designed placeholder in its own colour."""
     return {
         "id": style.id,
         "label": style_name(style, words),
@@ -174,7 +166,7 @@ def style_card(style: Style, words: Words) -> dict[str, Any]:
         "category": style.category,
         "prompt": style.prompt,
         "picture": address("style", style.id) if style.preview else "",
-        "hue": (_HUES[style.category] + sum(style.id.encode()) % 40) % 360,
+        "hue": crc32(style.id.encode()) % 360,
     }
 
 
@@ -201,10 +193,10 @@ def avatar_tile(
     }  # fmt: skip
 
 
-def refusals(run: Run, names: dict[str, str]) -> list[dict[str, Any]]:
+def refusals(run: Run, names: dict[str, str], words: Words) -> list[dict[str, Any]]:
     """Refused pictures of a drawing, counted by style and reason."""
     counts = Counter(
-        (names.get(one["style"], one["style"]), one["reason"])
+        (names.get(one["style"], one["style"]), words.say(one["reason"]))
         for one in run.detail.get("refused", [])
     )
     return [

@@ -135,7 +135,8 @@ class Create:
             raise UserError(words("create_pick_one"), words("create_pick_hint"))
         run = self.studio.generate(
             visit.user.id, str(values[self.model]), style_ids=picked,
-            text=(values[self.text] or "").strip(), count=int(values[self.count]), quality=_quality(values[self.quality]),
+            text=(values[self.text] or "").strip(), count=int(values[self.count]),
+            quality=_quality(values[self.quality]),
             shape=cast(Shape, values[self.shape] if values[self.shape] in SHAPES else "square"),
             seed=self._seed(visit), strength=float(values[self.strength]),
         )  # fmt: skip
@@ -172,7 +173,7 @@ class Create:
             return {self.results: ""}
         words, detail = visit.words, run.detail
         tiles = self.tiles.all(visit, run_id=run.id)
-        refused = cards.refusals(run, self.tiles.style_names(visit))
+        refused = cards.refusals(run, self.tiles.style_names(visit), words)
         count = sum(one["count"] for one in refused)
         wanted = int(detail.get("wanted", 0))
         if run.state == "done":

@@ -29,7 +29,7 @@ class Host:
         found = self.report()
         markup = self.shell.render(
             "host", visit, checks=found.get("checks", []), choices=found.get("choices", []),
-            runs=found.get("runs", []), health=_flat(self.shell.studio.health()),
+            runs=found.get("runs", []), health=_flat(self.shell.studio.health(), visit),
         )  # fmt: skip
         return {self.board: markup}
 
@@ -37,12 +37,14 @@ class Host:
         return self.show(visit)
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _flat(values: dict[str, Any], visit: Visit, prefix: str = "") -> list[tuple[str, str]]:
     """Nested health as lines: `moderation faces`, `basic`."""
     lines: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, dict):
-            lines += _flat(value, f"{prefix}{name} ")
+            lines += _flat(value, visit, f"{prefix}{name} ")
+        elif isinstance(value, bool):
+            lines.append((f"{prefix}{name}", visit.words("host_yes" if value else "host_no")))
         else:
             lines.append((f"{prefix}{name}", str(value)))
     return lines

@@ -61,6 +61,7 @@ window.studio = (() => {
     const does = {
       crop: () => crop(source, trigger),
       view: () => view(source, element, trigger),
+      skip: () => document.querySelector(`${source.getAttribute("href")} h1`)?.focus(),
       "copy-link": () => copyLink(source),
       notify: () => notify(source),
       "delete-selected": () => deleteSelected(source, element, trigger),

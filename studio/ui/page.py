@@ -100,11 +100,11 @@ class Site:
                 return opened | self.shell.say(
                     visit, "error", words("notice_not_found"), words("notice_reload")
                 )
-        elif not person and query.get("page") not in self.pages:
+        elif not person and query.get("at") not in self.pages:
             active = self.studio.runs(visit.user.id, active=True)
-            run = active[-1] if active else None
+            run = active[0] if active else None
             person = run.person_id if run else ""
-        page = query.get("page", "")
+        page = query.get("at", "")
         if run and page not in self.pages:
             page = "train" if run.kind == "train" else "create"
         place = visit.at(person=person, run=run.id if run else "")
@@ -195,7 +195,7 @@ class Site:
 
 def link(place: Place) -> str:
     """The address that shows a place again, on any device of the same user."""
-    parts = {"page": place.page}
+    parts = {"at": place.page}
     if place.page in STEPS[1:] and place.person:
         parts["person"] = place.person
     if place.page in ("train", "create") and place.run:

@@ -207,8 +207,7 @@ class Shell:
         words = Words(language_of(request.headers.get("accept-language", "")))
         visit = visit or Visit(User("", "", now()), words, Place())
         if isinstance(error, UserError):
-            message = words.known(f"errors_{error.code}", error.message)
-            return self.say(visit, "error", message, error.hint)
+            return self.say(visit, "error", words.say(error.message), words.say(error.hint))
         if isinstance(error, NotAllowed):
             return self.say(visit, "error", words("notice_not_found"), words("notice_reload"))
         error_id = secrets.token_hex(4)

@@ -6,6 +6,7 @@ the language the browser asks for first; both read the same tables.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,24 @@ def translations() -> gr.I18n:
     return gr.I18n(**{language: table(language) for language in LANGUAGES})
 
 
+@cache
+def sentences(language: str) -> list[tuple[re.Pattern[str], str]]:
+    """What other rooms say in English, as patterns, and how this language says it."""
+    path = FOLDER / f"said_{language}.toml"
+    if not path.exists():
+        return []
+    said = tomllib.loads(path.read_text("utf-8"))
+    return [(_pattern(english), ours) for english, ours in said.items()]
+
+
+def _pattern(english: str) -> re.Pattern[str]:
+    parts = re.split(r"\{(\w+)\}", english)
+    named = [
+        f"(?P<{part}>.+?)" if index % 2 else re.escape(part) for index, part in enumerate(parts)
+    ]
+    return re.compile("".join(named), re.DOTALL)
+
+
 def label(key: str) -> gr.i18n.I18nData:
     """A text for a Gradio component, chosen by the browser. Raises `KeyError` if unknown."""
     table("en")[key]
@@ -54,8 +73,16 @@ class Words:
         return text.format(**values) if values else text
 
     def known(self, key: str, otherwise: str) -> str:
-        """The text of a key that may have none, such as a reason code of another room."""
+        """The text of a key that may have none, such as a word of a model's report."""
         return self._texts.get(key, otherwise)
+
+    def say(self, message: str) -> str:
+        """Another room's English message in this language; as it is where we have no words."""
+        for pattern, ours in sentences(self.language):
+            if found := pattern.fullmatch(message):
+                return ours.format(**found.groupdict())
+        first, dot, rest = message.partition(". ")
+        return f"{self.say(first + '.')} {self.say(rest)}" if dot else message
 
     def duration(self, seconds: float) -> str:
         """A length of time as people say it: seconds below 90, minutes below 90, then hours."""

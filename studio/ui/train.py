@@ -116,7 +116,7 @@ class Train:
             try:
                 estimate = self.studio.estimate(user, photo_set.id, quality)
             except UserError as error:
-                trouble, hint = error.message, error.hint
+                trouble, hint = words.say(error.message), words.say(error.hint)
         markup = self.shell.render("estimate", visit, estimate=estimate, trouble=trouble, hint=hint)
         return {
             self.estimate: markup,
