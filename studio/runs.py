@@ -39,7 +39,8 @@ class Runs(Photos):
         _one_of("quality", quality, QUALITIES)
         base, reason = self._base()
         accepted = sum(photo.accepted for photo in self.catalog.find(Photo, set_id=set_id))
-        steps = self._steps(base, max(accepted, self.settings.min_photos), quality)
+        photos = max(accepted, self.settings.min_photos)
+        steps = self.settings.steps or self._steps(base, photos, quality)
         warning = ""
         if base.family == "starter":
             warning = "This base learns hair, skin and colours of your photos, not your face."
@@ -69,7 +70,9 @@ class Runs(Photos):
         person = self._mine(Person, user_id, photo_set.person_id)
         _one_of("quality", quality, QUALITIES)
         _in_range("seed", seed, 0, MAX_SEED)
-        if steps is not None:
+        if steps is None:
+            steps = self.settings.steps or None
+        else:
             _in_range("number of steps", steps, 1, MAX_STEPS)
         self._check_set(user_id, set_id)
         base, _ = self._base(base_id)

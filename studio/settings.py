@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     trainer: Literal["local", "sagemaker", "jumpstart"] = Field(
         "local", description="Where models are trained"
     )
+    steps: int = Field(
+        0, ge=0, le=100_000, description="Steps of every training; 0 lets the recipe decide"
+    )
     engine: Literal["local", "endpoint"] = Field("local", description="Where avatars are drawn")
     base: str = Field("", description="Base model id; empty picks the best this machine can run")
     bases_file: Path | None = Field(None, description="Own base models, in the form of bases.toml")

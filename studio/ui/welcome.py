@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import gradio as gr
 
@@ -13,6 +14,7 @@ from studio.ui.shell import Shell, Updates, Visit
 from studio.ui.strings import label
 
 WHO = ("me", "permission")
+LOOK_SECONDS = 0.7
 
 
 class Welcome:
@@ -93,13 +95,22 @@ class Welcome:
         return empty | self.shell.open(visit, "photos", person=person.id)
 
     def add_sample(self, visit: Visit) -> Iterator[Updates]:
-        """The shipped sample person, through the same intake as anybody's photos."""
-        words = visit.words
-        yield self.shell.say(visit, "info", words("welcome_sample_adding")) | {
-            self.sample: gr.Button(interactive=False)
-        }
+        """The shipped sample person, through the same intake as anybody's photos.
+
+        The cards appear while the intake goes on, which ends also when nobody looks any more.
+        """
+        user, words = visit.user.id, visit.words
+        before = {one.id for one in self.studio.people(user)}
+        adding = self.shell.say(visit, "info", words("welcome_sample_adding"))
+        yield adding | {self.sample: gr.Button(interactive=False)}
         try:
-            person = self.studio.add_sample_person(visit.user.id)
+            with ThreadPoolExecutor(1) as pool:
+                work = pool.submit(self.studio.add_sample_person, user)
+                while not wait([work], LOOK_SECONDS).done:
+                    new = [one for one in self.studio.people(user) if one.id not in before]
+                    if new:
+                        yield self.shell.open(visit, "photos", person=new[0].id) | adding
+                person = work.result()
         finally:
             yield {self.sample: gr.Button(interactive=True)}
         yield {self.shell.notice: ""} | self.shell.open(visit, "photos", person=person.id)
