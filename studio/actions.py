@@ -69,7 +69,7 @@ class Receipt:
 
 
 class StudioActions(Protocol):
-    """The doors of the studio. `studio.studio.Studio` implements them, `flows` does the long work."""
+    """The doors of the studio. `studio.studio.Studio` implements them; flows do the long work."""
 
     # people and consent
     def user(self, name: str) -> User: ...

@@ -8,9 +8,9 @@ from PIL import Image
 
 SAME_PHASH = 4
 SAME_DHASH = 6
-"""Most differing bits of 64 at which two photos count as one. Measured on the
-shipped sample: resaved, halved, brightened and grey copies differ by at most 2 and 4 bits, different
-pictures of one person by at least 6 in the first (tests/studio/test_duplicates.py)."""
+"""Most differing bits of 64 at which two photos count as one. Measured on the shipped sample:
+resaved, halved, brightened and grey copies differ by at most 2 and 4 bits, different pictures of
+one person by at least 6 in the first (tests/studio/test_duplicates.py)."""
 
 
 def fingerprint(picture: bytes) -> str:
