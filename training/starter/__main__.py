@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
-from training.starter import autoencoder, denoiser, export, pictures, probe, sample, tokenizer
+from training.starter import (
+    autoencoder,
+    checkpoint,
+    denoiser,
+    export,
+    pictures,
+    probe,
+    sample,
+    tokenizer,
+)
 from training.starter import recipe as recipes
 from training.starter.recipe import Recipe
 
@@ -35,10 +42,6 @@ STEPS: dict[str, Callable[[Recipe, Path], object]] = {
 }
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Run one step, or `all` in order. Each step goes on where a stopped run left it."""
     parser = argparse.ArgumentParser(prog="python -m training.starter", description=__doc__)
@@ -46,7 +49,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for everything made")
     parser.add_argument("--recipe", type=Path, help="another recipe than the shipped one")
     chosen = parser.parse_args()
-    signal.signal(signal.SIGTERM, _stop)
+    checkpoint.stop_on_signals()
     chosen.work.mkdir(parents=True, exist_ok=True)
     if chosen.step == "sample":
         sample.write(chosen.work)
@@ -55,7 +58,7 @@ def main() -> None:
     try:
         for name in STEPS if chosen.step == "all" else (chosen.step,):
             STEPS[name](recipe, chosen.work)
-    except KeyboardInterrupt:
+    except checkpoint.Stopped:
         raise SystemExit("Stopped. Run the same command again to go on.") from None
 
 

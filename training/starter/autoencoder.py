@@ -82,6 +82,7 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Any:
             shown = _shown(work)
             _keep(vae, optimizer, clock, file)
     _keep(vae, optimizer, clock, file)
+    checkpoint.raise_if_stopped()
     return _finish(vae, work, done)
 
 
@@ -122,6 +123,7 @@ def tune_decoder(recipe: Recipe, work: Path, steps: int | None = None) -> Any:
             vae.save_pretrained(done)
     _keep(vae, optimizer, clock, file)
     vae.save_pretrained(done)
+    checkpoint.raise_if_stopped()
     report(vae, work)
     return vae
 

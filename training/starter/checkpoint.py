@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 
 SAVE_EVERY_S = 60.0
+
+_stop = threading.Event()
+
+
+class Stopped(Exception):
+    """The run was asked to stop; what it had reached is saved."""
+
+
+def stop_on_signals() -> None:
+    """Let SIGTERM and Ctrl-C end the run after the step or chunk that is being worked on."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        _stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask)
+
+
+def raise_if_stopped() -> None:
+    """Raise `Stopped` once a stop was asked for."""
+    if _stop.is_set():
+        raise Stopped
 
 
 def save(state: dict[str, Any], file: Path) -> None:
@@ -43,9 +68,9 @@ class Clock:
         return self.step / self.steps if self.steps else self.spent / self.budget
 
     def __iter__(self) -> Iterator[float]:
-        """Yield the progress before each step until the budget is used."""
+        """Yield the progress before each step until the budget is used or a stop is asked for."""
         self._last = time.monotonic()
-        while self.progress < 1:
+        while self.progress < 1 and not _stop.is_set():
             yield self.progress
             now = time.monotonic()
             self.spent += now - self._last

@@ -198,7 +198,8 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
         clock.spent, clock.step = state["seconds"], state["step"]
         torch.manual_seed(recipe.seed + clock.step)
     empty = torch.tensor(words("", padding="max_length").input_ids, dtype=torch.int16)
-    noise, recent = diffusers.DDPMScheduler(**SCHEDULE), 0.0
+    noise = diffusers.DDPMScheduler(**SCHEDULE)
+    recent: float | None = None
 
     def keep() -> None:
         progress = {"seconds": clock.spent, "step": clock.step}
@@ -210,19 +211,20 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
         fall = max(0.01, min(1.0, (1 - progress) / (1 - shape.decay_from)))
         for group in optimizer.param_groups:
             group["lr"] = rate * fall
-        latents, tokens = _batch(every, shape.mix, empty, shape.empty_captions)
+        latents, tokens = _batch(every, shape.mix(progress), empty, shape.empty_captions)
         loss = loss_of(nets, noise, latents, tokens)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(nets.parameters(), 1.0)
         optimizer.step()
         _follow(average, nets, min(shape.ema, (1 + clock.step) / (10 + clock.step)))
-        recent += 0.01 * (loss.item() - recent) if clock.step else loss.item()
+        recent = loss.item() if recent is None else recent + 0.01 * (loss.item() - recent)
         if clock.step % 100 == 0:
             print(f"unet {clock.step} {clock.spent:.0f}s loss {recent:.4f}", flush=True)
         if clock.save_is_due():
             keep()
     keep()
+    checkpoint.raise_if_stopped()
     return average
 
 

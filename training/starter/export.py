@@ -9,12 +9,13 @@ from typing import Any
 import diffusers as stock
 import torch
 
-from training.starter import checkpoint, denoiser, tokenizer
+from training.starter import card, checkpoint, denoiser, tokenizer
 from training.starter.recipe import Recipe
 
 diffusers: Any = stock  # its classes are not fully typed
 
 LIMIT_MB = 40
+TRAINED = ("vae", "decoder", "denoiser")
 
 
 def pipeline(recipe: Recipe, work: Path) -> Any:
@@ -49,7 +50,12 @@ def export(recipe: Recipe, work: Path) -> Path:
     folder = work / recipe.name
     if folder.exists():
         shutil.rmtree(folder)
+    parts = (made.vae, made.text_encoder, made.unet)
+    parameters = sum(weight.numel() for part in parts for weight in part.parameters())
     made.to(torch.float16).save_pretrained(folder, max_shard_size="39MB")
+    states = {name: checkpoint.restore(work / f"{name}.pt") for name in TRAINED}
+    reached = {name: state or {"step": 0, "seconds": 0.0} for name, state in states.items()}
+    card.write(recipe, folder, reached, parameters)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
     if size >= LIMIT_MB:
         raise ValueError(f"the exported model has {size:.1f} MB, the limit is {LIMIT_MB}")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.starter import artwork, portrait
+from training.starter import artwork, checkpoint, portrait
 from training.starter.persona import Person, Scene, some_person, some_scene
 from training.starter.recipe import Recipe
 
@@ -83,6 +83,7 @@ def render(kind: str, recipe: Recipe, folder: Path) -> int:
         file = folder / f"{kind}-{start:06d}.npy"
         if file.exists():
             continue
+        checkpoint.raise_if_stopped()
         part = every[start : start + size]
         pixels = np.stack([np.asarray(picture(s.person, s.scene, recipe.size_px)) for s in part])
         unfinished = file.with_suffix(".part")

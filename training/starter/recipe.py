@@ -47,6 +47,21 @@ class AutoencoderRecipe(Part):
     threads: int
 
 
+class Mix(Part):
+    """How many pictures of each set a batch holds, `since` a share of the run."""
+
+    since: float
+    drawn: int
+    photo: int
+    named_drawn: int
+    named_photo: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Pictures by set."""
+        return self.model_dump(exclude={"since"})
+
+
 class DenoiserRecipe(Part):
     """Shape and training of the UNet and its text encoder."""
 
@@ -61,7 +76,11 @@ class DenoiserRecipe(Part):
     empty_captions: float
     seconds: float
     threads: int
-    mix: dict[str, int]
+    mixes: tuple[Mix, ...]
+
+    def mix(self, progress: float) -> dict[str, int]:
+        """Pictures of each set in a batch at 0..1 of the run."""
+        return [m for m in self.mixes if m.since <= progress][-1].counts
 
 
 class ProbeRecipe(Part):
