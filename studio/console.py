@@ -43,7 +43,7 @@ class Output:
         self.errors = Console(stderr=True, highlight=False)
 
     def words(self, text: str) -> None:
-        self._out.print(text, markup=False)
+        self._out.print(text, markup=False, soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         table = Table(*columns, box=None, pad_edge=False)

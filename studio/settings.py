@@ -25,6 +25,9 @@ class Settings(BaseSettings):
         Path.home() / ".avatar-studio", description="Folder that holds all state of the studio"
     )
     host: str = Field("127.0.0.1", description="Address the page is served on")
+    space: str = Field(
+        "", description="Id of the Hugging Face Space it runs in; a Space sets SPACE_ID by itself"
+    )
     port: int = Field(7860, ge=0, le=65535, description="Port of the page; 0 picks a free one")
     database_url: str = Field(
         "", description="SQLAlchemy URL of the records; empty means SQLite under AVATAR_HOME"
@@ -111,9 +114,13 @@ class Settings(BaseSettings):
 
 def read_settings() -> Settings:
     """The settings from the environment. Raises `BackendError` naming the variable."""
-    nothing: dict[str, Any] = {}
+    given: dict[str, Any] = {}
+    if os.environ.get("SPACE_ID"):
+        given = {"space": os.environ["SPACE_ID"]}
+        if "AVATAR_HOST" not in os.environ:
+            given["host"] = "0.0.0.0"
     try:
-        return Settings(**nothing)
+        return Settings(**given)
     except ValidationError as fault:
         first = fault.errors(include_url=False)[0]
         name = "AVATAR_" + "_".join(str(part) for part in first["loc"]).upper()
@@ -121,6 +128,16 @@ def read_settings() -> Settings:
             f"{name} is {first['input']!r}: {first['msg']}. Correct or unset it; docs/settings.md "
             "lists what each setting may be."
         ) from fault
+
+
+def prepare_page(settings: Settings) -> None:
+    """Set what Gradio only reads from the environment. Before it is imported."""
+    os.environ["GRADIO_TEMP_DIR"] = str(settings.home / "tmp" / "gradio")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_RUN_HISTORY"] = "False"
+    os.environ["GRADIO_SSR_MODE"] = "False"
+    os.environ["GRADIO_MCP_SERVER"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

@@ -1,0 +1,148 @@
+"""The web app: the page and our own routes behind the guard, with workers beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+
+from studio import api, doctor
+from studio.accounts import Visitors
+from studio.errors import BackendError
+from studio.guard import Guard
+from studio.parts import Parts, build
+from studio.settings import Settings, prepare_page
+from studio.supervisor import Supervisor
+from studio.worker import begin_logging
+
+SHUTDOWN_S = 3
+SESSIONS_KEPT = 1000
+QUEUE = 64
+
+log = logging.getLogger(__name__)
+
+
+def create(settings: Settings) -> FastAPI:
+    """The web app, not yet started; its lifespan starts and stops the workers.
+
+    Raises `BackendError` when the studio cannot be opened.
+    """
+    begin_logging(settings)
+    prepare_page(settings)
+    parts = build(settings)
+    visitors = Visitors(settings)
+    supervisor = Supervisor(settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        supervisor.start()
+        yield
+        supervisor.stop()
+        parts.studio.close()
+        parts.close()
+
+    app = FastAPI(
+        title="Avatar Studio", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan
+    )
+    api.answer_errors(app)
+    app.include_router(api.routes(parts, visitors, lambda: health(parts, supervisor)))
+    _mount_page(app, parts, supervisor)
+    uploads = settings.home / "tmp" / "gradio"
+    app.add_middleware(Guard, visitors=visitors, uploads=uploads, framed=bool(settings.space))
+    return app
+
+
+def serve(settings: Settings) -> None:
+    """Serve until told to stop. Raises `BackendError` when the port is taken."""
+    listener = _listen(settings)
+    port = listener.getsockname()[1]
+    app = create(settings)
+    where = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    print(f"Avatar Studio: http://{where}:{port}", flush=True)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        proxy_headers=bool(settings.space),
+        forwarded_allow_ips="*" if settings.space else None,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def health(parts: Parts, supervisor: Supervisor) -> dict[str, Any]:
+    """What works, for the health route: nothing in it is about people."""
+    found = parts.studio.health()
+    try:
+        living = parts.roster.living()
+    except Exception:
+        log.exception("the list of workers could not be read")
+        living = 0
+    return {**found, "ok": bool(found["ok"]), "workers": living}
+
+
+def _mount_page(app: FastAPI, parts: Parts, supervisor: Supervisor) -> None:
+    # Gradio takes seconds to import and reads the environment that was just prepared.
+    import gradio
+
+    from studio.ui import theme
+    from studio.ui.page import build as build_page
+
+    settings = parts.settings
+
+    def report() -> dict[str, Any]:
+        found = doctor.report(parts)
+        runs = [*parts.catalog.active_runs("train"), *parts.catalog.active_runs("generate")]
+        shown = ("id", "kind", "state", "step", "total", "message")
+        return {
+            **found,
+            "runs": [{name: getattr(run, name) for name in shown} for run in runs],
+            "workers": [asdict(worker) for worker in supervisor.health()],
+        }
+
+    def user_name(request: Request) -> str | None:
+        name: str | None = request.scope.get("user_name")
+        return name
+
+    blocks = build_page(parts.studio, settings, None if settings.public else report)
+    blocks.queue(max_size=QUEUE, api_open=False, default_concurrency_limit=8)
+    gradio.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        server_name=settings.host,
+        auth_dependency=user_name,
+        allowed_paths=[],
+        blocked_paths=[str(settings.home / name) for name in ("storage", "work", "workers")],
+        max_file_size=f"{settings.max_photo_mb:g}mb",
+        show_error=False,
+        enable_monitoring=False,
+        run_history=False,
+        footer_links=[],
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
+        **theme.look(),
+    )
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as fault:
+        listener.close()
+        raise BackendError(
+            f"Port {settings.port} of {settings.host} cannot be used: {fault.strerror}. Stop what "
+            "uses it, or set AVATAR_PORT to another one (0 picks a free one)."
+        ) from fault
+    return listener
