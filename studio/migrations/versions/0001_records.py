@@ -12,6 +12,13 @@ down_revision = None
 
 
 def upgrade() -> None:
+    _users_and_people()
+    _avatars_and_consents()
+    _models_and_sets()
+    _runs_and_photos()
+
+
+def _users_and_people() -> None:
     op.create_table(
         "erasures",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -59,6 +66,9 @@ def upgrade() -> None:
     op.create_index(
         "ix_uses_user_id_kind_created_at", "uses", ["user_id", "kind", "created_at"], unique=False
     )
+
+
+def _avatars_and_consents() -> None:
     op.create_table(
         "avatars",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -113,6 +123,9 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_consents_person_id"), "consents", ["person_id"], unique=False)
     op.create_index(op.f("ix_consents_user_id"), "consents", ["user_id"], unique=False)
+
+
+def _models_and_sets() -> None:
     op.create_table(
         "models",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -157,6 +170,9 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_photo_sets_person_id"), "photo_sets", ["person_id"], unique=False)
     op.create_index(op.f("ix_photo_sets_user_id"), "photo_sets", ["user_id"], unique=False)
+
+
+def _runs_and_photos() -> None:
     op.create_table(
         "runs",
         sa.Column("id", sa.String(length=64), nullable=False),
