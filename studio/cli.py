@@ -168,7 +168,7 @@ def screen(folder: Path, accept_unsure: AcceptUnsure = False, as_json: Json = Fa
         user_id = parts.studio.user(LOCAL_USER).id
         person = parts.studio.add_person(user_id, "screened")
         set_id = parts.studio.photo_set(user_id, person.id).id
-        photos = _add(parts, user_id, set_id, folder)
+        photos = _add(output, parts, user_id, set_id, folder)
         if accept_unsure:
             photos = _confirmed(photos, parts.studio.confirm_all(user_id, set_id))
         status = parts.studio.set_status(user_id, set_id)
@@ -215,7 +215,7 @@ def train(
         user_id = parts.studio.user(LOCAL_USER).id
         person = _person(parts, user_id, name)
         set_id = parts.studio.photo_set(user_id, person.id).id
-        photos = _add(parts, user_id, set_id, folder)
+        photos = _add(output, parts, user_id, set_id, folder)
         if accept_unsure:
             photos = _confirmed(photos, parts.studio.confirm_all(user_id, set_id))
         status = parts.studio.set_status(user_id, set_id)
@@ -355,16 +355,18 @@ def _person(parts: Parts, user_id: str, name: str) -> Person:
     return found[0] if found else parts.studio.add_person(user_id, name)
 
 
-def _add(parts: Parts, user_id: str, set_id: str, folder: Path) -> list[Photo]:
+def _add(output: Output, parts: Parts, user_id: str, set_id: str, folder: Path) -> list[Photo]:
     """Add a folder's files to a set; those that are in it already are not added twice."""
-    there = {
-        photo.facts.get("upload_sha256"): photo for photo in parts.studio.photos(user_id, set_id)
-    }
-    photos = []
-    for file in files_of(folder):
-        with file.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        photos.append(there.get(sha256) or parts.studio.add_photo(user_id, set_id, file.name, file))
+    found = parts.studio.photos(user_id, set_id)
+    there = {photo.facts.get("upload_sha256"): photo for photo in found}
+    photos, files = [], files_of(folder)
+    with output.busy("Checking the photos …") as tell:
+        for number, file in enumerate(files, 1):
+            tell(f"Checking photo {number} of {len(files)} …")
+            with file.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            known = there.get(sha256)
+            photos.append(known or parts.studio.add_photo(user_id, set_id, file.name, file))
     return photos
 
 

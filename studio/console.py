@@ -51,6 +51,15 @@ class Output:
             table.add_row(*(str(value) for value in row))
         self._out.print(table, markup=False) if rows else self.words("Nothing yet.")
 
+    @contextmanager
+    def busy(self, text: str) -> Iterator[Callable[[str], None]]:
+        """Words beside a turning sign, on a terminal; call what is given to change them."""
+        if self.as_json or not self.errors.is_terminal:
+            yield lambda _text: None
+            return
+        with self.errors.status(text) as status:
+            yield status.update
+
     def result(self, value: Mapping[str, Any], code: int = DONE) -> None:
         """The command's result; ends the command with another exit code than 0 if one is given."""
         if self.as_json:

@@ -51,11 +51,15 @@ class Engines:
     def _local(self, base: Base) -> Engine:
         # torch takes seconds to import: only a worker that draws pays for it.
         import torch
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
 
         from diffusion.load import PartsError
         from serving.adapter import ServedBase
         from serving.local import LocalEngine
 
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         if self._settings.threads:
             torch.set_num_threads(self._settings.threads)
         served = ServedBase(base.id, self._bases.sha256(base.id), base.family, base.folder)

@@ -14,7 +14,7 @@ from dbos import DBOS
 
 from studio.drawing import Drawing
 from studio.engines import Engines
-from studio.errors import BackendError, UserError
+from studio.errors import BackendError, NotAllowed, UserError
 from studio.learning import Ended, Learning
 from studio.parts import Parts
 from studio.patience import Patient
@@ -71,7 +71,7 @@ def _step(
         with shift.at_work():
             try:
                 work(run_id)
-            except Ended:
+            except (Ended, NotAllowed):  # cancelled, or its records were erased
                 return False
             except UserError as fault:
                 _fail(runs, run_id, str(fault), fault.code)

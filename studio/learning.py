@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prompts.compose import compose, person_phrase
 from studio.classes import ClassPictures
 from studio.delivery import Delivery
 from studio.devices import GaveUp, TrainingLease
@@ -27,7 +26,6 @@ from training.request import BaseRef, InstancePhoto, Phase, TrainingRequest, Tra
 
 POLL_S = 0.5
 CANCEL_S = 10.0
-PREVIEW_STYLES = 2
 TOKEN = "sks"
 CLASS_NOUN = "person"
 
@@ -186,9 +184,6 @@ class Learning:
             InstancePhoto(path=folder / "photos" / f"{photo.id}.jpg", crop=photo.crop)
             for photo in self._photos(run)
         )
-        person = person_phrase(TOKEN, CLASS_NOUN)
-        styles = self._parts.styles.fitting(base.family)[:PREVIEW_STYLES]
-        prompts = (compose(s, person=person, family=base.family).text for s in styles)
         return TrainingRequest(
             run_id=run.id,
             base=BaseRef(
@@ -204,7 +199,6 @@ class Learning:
             token=TOKEN,
             quality=run.request["quality"],
             steps=run.request["steps"],
-            preview_prompts=tuple(prompts),
             seed=run.request["seed"],
             device=self._parts.machine.device,
         )
@@ -218,7 +212,7 @@ class Learning:
         trainer, stop = self._parts.trainer, self._stopping(run_id)
         handle = trainer.start(request)
         self._runs.update_run(run_id, detail={"handle": handle})
-        with Previews(self._parts, self._runs, request) as previews:
+        with Previews(self._parts, self._runs, run_id) as previews:
             while True:
                 if stop():
                     self._halt(handle)

@@ -22,7 +22,7 @@ from studio.workflows import WORKFLOW_VERSION, prepare_database
 DRAIN_S = 20.0
 STRUCK_OFF = 70  # exit code: another worker has taken over from this one
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("studio.worker")
 
 
 def serve(settings: Settings, *, parent: int | None = None) -> int:
@@ -54,10 +54,12 @@ def begin_logging(settings: Settings) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=settings.log_level, handlers=[handler])
-    quiet = logging.getLogger("dbos")
-    if not quiet.handlers:  # otherwise DBOS adds its own
-        quiet.addHandler(handler)
-        quiet.propagate = False
+    for name in ("alembic", "dbos", "httpx"):
+        logging.getLogger(name).setLevel(
+            max(logging.WARNING, logging.getLevelName(settings.log_level))
+        )
+    logging.getLogger("dbos").addHandler(handler)  # otherwise DBOS adds its own
+    logging.getLogger("dbos").propagate = False
 
 
 def _launch(parts: Parts, shift: Shift, worker_id: str) -> None:
