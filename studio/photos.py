@@ -163,7 +163,7 @@ class Photos(People):
             judged = PhotoJudgement(Verdict(Decision.BLOCK, (), (opened.reason,)))
             upload_sha256 = opened.sha256
         else:
-            judged = self._judged(opened)
+            judged = self._judged_before(photo_set, opened) or self._judged(opened)
             upload_sha256 = opened.upload_sha256
         facts = json.loads(json.dumps(dict(judged.facts), default=float))
         facts["upload_sha256"] = upload_sha256
@@ -193,6 +193,15 @@ class Photos(People):
             confirmed=False,
             created_at=now(),
         )
+
+    def _judged_before(self, photo_set: PhotoSet, opened: Decoded) -> PhotoJudgement | None:
+        """What the checks said of the very same picture in this set, if they could tell."""
+        for other in self.catalog.find(Photo, set_id=photo_set.id, sha256=opened.sha256):
+            told = other.decision is not Decision.UNAVAILABLE
+            if told and other.facts.get("duplicate_of") is None:
+                verdict = Verdict(other.decision, (), other.reasons)
+                return PhotoJudgement(verdict, other.face, other.crop, other.facts)
+        return None
 
     def _judged(self, opened: Decoded) -> PhotoJudgement:
         """Size first, on the original's pixels; then the checks, whose fault is never an allow."""
