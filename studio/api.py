@@ -102,6 +102,15 @@ def routes(parts: Parts, visitors: Visitors, health: Callable[[], dict[str, Any]
         archive = studio.export_user(owner, folder / f"export-{secrets.token_hex(8)}.zip")
         return to_link(request, "zip", archive.name)
 
+    @router.get("/files/style/{style_id}")
+    def style(style_id: str) -> Response:
+        """A style's preview: the same for everybody, unlike every other file here."""
+        try:
+            path = parts.styles.preview(style_id)
+        except KeyError:
+            path = None
+        return _file(path or Path(), 3600)
+
     @router.get("/files/{kind}/{item_id}")
     def file(request: Request, kind: str, item_id: str) -> Response:
         path = studio.file(user_id(request), kind, item_id)

@@ -24,6 +24,7 @@ from studio.worker import begin_logging
 SHUTDOWN_S = 3
 SESSIONS_KEPT = 1000
 QUEUE = 64
+DROP_FACTOR = 4
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,8 @@ def _mount_page(app: FastAPI, parts: Parts, supervisor: Supervisor) -> None:
         auth_dependency=user_name,
         allowed_paths=[],
         blocked_paths=[str(settings.home / name) for name in ("storage", "work", "workers")],
-        max_file_size=f"{settings.max_photo_mb:g}mb",
+        # Above this Gradio refuses all files of a drop together; intake gives each its own card.
+        max_file_size=f"{settings.max_photo_mb * DROP_FACTOR:g}mb",
         show_error=False,
         enable_monitoring=False,
         run_history=False,

@@ -11,7 +11,7 @@ from studio.ui.shell import Shell, Updates, Visit
 
 
 class Host:
-    """For whoever runs this studio. `report` gives `checks`, `choices` (as `doctor`) and `runs`."""
+    """For whoever runs this studio. `report` gives `checks`, `choices` (as `doctor`), `runs`, `workers`."""
 
     name = "host"
 
@@ -29,7 +29,7 @@ class Host:
         found = self.report()
         markup = self.shell.render(
             "host", visit, checks=found.get("checks", []), choices=found.get("choices", []),
-            runs=found.get("runs", []), health=_flat(self.shell.studio.health(), visit),
+            runs=found.get("runs", []), workers=found.get("workers", []), health=_flat(self.shell.studio.health(), visit),
         )  # fmt: skip
         return {self.board: markup}
 

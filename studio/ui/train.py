@@ -143,7 +143,7 @@ class Train:
             "progress", visit, run=run, person=person, left=left,
             phase=cards.phase_words(run, ahead, person.name, words), percent=cards.percent(run),
             phases=cards.phase_list(run), previews=cards.previews(run),
-            report=self._report(visit, run),
+            report=self._report(visit, run), told=_told(run),
         )  # fmt: skip
         return {self.progress: markup}
 
@@ -192,6 +192,12 @@ class Train:
 def likeness_words(value: str, words: Words) -> str:
     """A word of the report (strong, good, fair, weak …) in the visitor's language."""
     return words.known(f"likeness_{value}", value)
+
+
+def _told(run: Run) -> str:
+    """What the flow says beyond the phase: why it waits, or what is drawn first."""
+    said = run.message if run.state in ("waiting", "preparing") else ""
+    return "" if said == "Preparing your photos." else said
 
 
 def _quality(value: Any) -> Quality:
