@@ -11,7 +11,10 @@ from studio.ui.shell import Shell, Updates, Visit
 
 
 class Host:
-    """For whoever runs this studio. `report` gives `checks`, `choices` (as `doctor`), `runs`, `workers`."""
+    """For whoever runs this studio.
+
+    `report` gives `checks` and `choices` as `doctor` does, and the `runs` and `workers` of now.
+    """
 
     name = "host"
 
@@ -29,7 +32,8 @@ class Host:
         found = self.report()
         markup = self.shell.render(
             "host", visit, checks=found.get("checks", []), choices=found.get("choices", []),
-            runs=found.get("runs", []), workers=found.get("workers", []), health=_flat(self.shell.studio.health(), visit),
+            runs=found.get("runs", []), workers=found.get("workers", []),
+            health=_flat(self.shell.studio.health(), visit),
         )  # fmt: skip
         return {self.board: markup}
 
