@@ -50,14 +50,18 @@ def export(
     seconds: float,
     report: dict[str, Any],
 ) -> TrainedModel:
-    """Write the result folder; `result.json` comes last, so its presence means it is whole."""
+    """Write the result folder; `result.json` comes last, so its presence means it is whole.
+
+    `word` holds one vector a text encoder; empty when no word was learned.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     half = {key: value.half() for key, value in weights.items()}
     metadata = _modelspec(request, recipe, half, resolution, prediction_type)
     write_atomically(folder / WEIGHTS, save(half, metadata))
     write_atomically(folder / KOHYA, save(kohya(half, request.base.family), metadata))
-    vectors = {key: value.contiguous() for key, value in named_word(request.token, word).items()}
-    write_atomically(folder / WORD, save(vectors))
+    if word:
+        vectors = {key: v.contiguous() for key, v in named_word(request.token, word).items()}
+        write_atomically(folder / WORD, save(vectors))
     adapter = {
         "base_id": request.base.id,
         "base_sha256": request.base.sha256,
@@ -82,7 +86,9 @@ def export(
         token=request.token,
         steps=recipe.steps,
         seconds=round(seconds, 1),
-        adapter_bytes=(folder / WEIGHTS).stat().st_size + (folder / WORD).stat().st_size,
+        adapter_bytes=sum(
+            path.stat().st_size for path in (folder / WEIGHTS, folder / WORD) if path.is_file()
+        ),
         report=report,
     )
     kept = model.model_dump(mode="json", exclude={"folder"})

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion.conditioning import PromptEmbeds, encode_prompt, time_ids
 from diffusion.load import Parts
@@ -34,6 +34,7 @@ from training.request import TrainingRequest
 
 _WARM_UP_STEPS = 20
 _LEAST_RATE = 0.05
+_TEXT_PREFIXES = ("text_encoder", "text_encoder_2")
 _TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 _RUNAWAY = 4.0  # a mean loss this many times the first one's (or above this) is divergence
 _RUNAWAY_WINDOW = 10
@@ -135,27 +136,40 @@ class Learner:
         self._recipe = shape
         if shape.gradient_checkpointing:
             parts.unet.enable_gradient_checkpointing()
-        self.stack = attach(parts.unet, shape.targets, len(people), shape.rank)
-        self.text_stacks: list[Stack] = []
-        if shape.train_text_encoder:
-            for place, encoder in enumerate(parts.text_encoders):
-                prefix = "text_encoder" if place == 0 else f"text_encoder_{place + 1}"
-                self.text_stacks.append(
-                    attach(encoder, _TEXT_TARGETS, len(people), shape.text_rank, prefix=prefix)
-                )
-        self.words = TokenBank(parts.text_encoders, len(people))
+        self._attach()
         self.token_ids = [self._begin(slot, person) for slot, person in enumerate(people)]
-        for stack in (self.stack, *self.text_stacks):
-            stack.trainable()
         self.words.trainable()
         self._word_optimisers = [self._optimiser(slot, word=True) for slot in range(len(people))]
         self._optimisers = [self._optimiser(slot, word=False) for slot in range(len(people))]
         self._embeds: dict[int, dict[str, PromptEmbeds]] = {}
 
-    def _begin(self, slot: int, person: Person) -> list[int]:
-        generator = torch.Generator().manual_seed(person.request.seed)
+    def _attach(self) -> None:
+        """Make what learns: a stack on the UNet, on the text encoders if asked for, the words."""
+        shape, count, encoders = self._recipe, len(self.people), self.parts.text_encoders
+        self.stack = attach(self.parts.unet, shape.targets, count, shape.rank)
+        self.text_stacks: list[Stack] = []
+        if shape.train_text_encoder:
+            for encoder, prefix in zip(encoders, _TEXT_PREFIXES, strict=False):
+                made = attach(encoder, _TEXT_TARGETS, count, shape.text_rank, prefix=prefix)
+                self.text_stacks.append(made)
+        self.words = TokenBank(encoders, count)
+        for slot, person in enumerate(self.people):
+            generator = torch.Generator().manual_seed(person.request.seed)
+            for stack in (self.stack, *self.text_stacks):
+                stack.reset(slot, generator)
         for stack in (self.stack, *self.text_stacks):
-            stack.reset(slot, generator)
+            stack.trainable()
+
+    def bind(self, slots: Tensor | int | None) -> None:
+        """Say whose weights the rows of the next UNet calls use; None is the bare base."""
+        self.stack.rows(slots)
+
+    @property
+    def text_learns(self) -> bool:
+        """Whether the text side changes in the second stage too."""
+        return bool(self.text_stacks)
+
+    def _begin(self, slot: int, person: Person) -> list[int]:
         try:
             ids = [single_token_id(t, person.request.token) for t in self.parts.tokenizers]
         except ValueError as error:
@@ -169,16 +183,15 @@ class Learner:
 
     def _optimiser(self, slot: int, *, word: bool) -> torch.optim.Optimizer:
         """AdamW over one person's word, or over their weights."""
-        recipe = self.people[slot].recipe
-        if word:
-            parameters, decay = self.words.parameters(slot), 0.0
-        else:
-            stacks = (self.stack, *self.text_stacks)
-            parameters = [p for stack in stacks for p in stack.parameters(slot)]
-            decay = recipe.weight_decay
+        decay = 0.0 if word else self.people[slot].recipe.weight_decay
+        parameters = self.words.parameters(slot) if word else self._parameters(slot)
         fused = self.parts.device.type == "cuda"
         optimiser = torch.optim.AdamW(parameters, lr=1.0, weight_decay=decay, fused=fused or None)
         return self._accelerator.prepare(optimiser)
+
+    def _parameters(self, slot: int) -> list[nn.Parameter]:
+        stacks = (self.stack, *self.text_stacks)
+        return [parameter for stack in stacks for parameter in stack.parameters(slot)]
 
     # -- one step -----------------------------------------------------------------------------
 
@@ -224,11 +237,8 @@ class Learner:
             for person, step in zip(self.people, steps, strict=True)
         ]
         self._accelerator.backward(self.losses(slots, batches, word=False).sum())
-        assert self.stack.grads is not None
-        self.stack.grads.zero_()
-        for stack in self.text_stacks:
-            assert stack.grads is not None
-            stack.grads.zero_()
+        for slot in slots:
+            self._clear(self._parameters(slot))
         self._embeds.clear()
         self.precision = chosen
 
@@ -239,7 +249,7 @@ class Learner:
         noise = torch.cat([b.noise for b in batches]).to(device)
         timesteps = torch.cat([b.timesteps for b in batches]).to(device)
         embeds = self._conditioning(slots, batches, word)
-        self.stack.rows(None if word else torch.tensor(slots))
+        self.bind(None if word else torch.tensor(slots))
         with self.precision.cast(device):
             answer = self._predict(
                 self.objective.noisy(latents, noise, timesteps), timesteps, embeds
@@ -275,7 +285,7 @@ class Learner:
         self, slots: Sequence[int], batches: Sequence[Batch], word: bool
     ) -> PromptEmbeds:
         """What the UNet reads: encoded afresh while the text side learns, else from the cache."""
-        if word or self.text_stacks:
+        if word or self.text_learns:
             texts = [text for batch in batches for text in batch.texts]
             return self.encode(texts, torch.tensor(slots), weights=not word)
         rows = [
@@ -343,8 +353,12 @@ class Learner:
             if len(self.people) == 1:
                 raise
         finally:
-            for parameter in parameters:
-                assert parameter.grad is not None
+            self._clear(parameters)
+
+    def _clear(self, parameters: Sequence[Tensor]) -> None:
+        """Zero gradients where they lie: the stack's layers add into that memory."""
+        for parameter in parameters:
+            if parameter.grad is not None:
                 parameter.grad.zero_()
 
     def _check(self, person: Person, loss: float) -> None:

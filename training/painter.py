@@ -39,7 +39,7 @@ class Painter:
         learner = self._learner
         recipe = learner.people[slot or 0].recipe
         schedule = schedule_for(recipe.family, "fast", recipe.preview_steps)
-        learner.stack.rows(slot)
+        learner.bind(slot)
         latents = []
         with learner.precision.cast(learner.parts.device):
             negative = negative_embeds(learner.parts)
@@ -59,7 +59,6 @@ class Painter:
                     height=self._size,
                     on_step=lambda _step, _steps: self._check(),
                 )
-        learner.stack.rows(None)
         return self._decode([row for row in latents if row is not None])
 
     def _decode(self, latents: list[torch.Tensor]) -> list[Image.Image]:

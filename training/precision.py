@@ -55,10 +55,16 @@ def accelerator_for(device: str) -> Accelerator:
     return Accelerator(cpu=cpu, mixed_precision=half)
 
 
-def first_choice(accelerator: Accelerator) -> Precision:
-    """The device's precision; a CPU starts in fp32 until `fastest_on_cpu` has timed it."""
+def first_choice(accelerator: Accelerator, *, whole: bool = False) -> Precision:
+    """The device's precision; a CPU starts in fp32 until `fastest_on_cpu` has timed it.
+
+    With `whole`, all weights learn, so they themselves are the fp32 masters.
+    """
     if accelerator.device.type != "cuda":
         return Precision(torch.float32, None, "32-bit arithmetic on a CPU")
+    if whole:
+        half = torch.float16 if accelerator.mixed_precision == "fp16" else torch.bfloat16
+        return Precision(torch.float32, half, "all weights learn in 32 bits, products in 16")
     if accelerator.mixed_precision == "fp16":
         return Precision(torch.float16, None, "this GPU has no native bf16")
     return Precision(torch.bfloat16, None, "this GPU computes bf16 natively")

@@ -26,9 +26,10 @@ from diffusion.load import Parts, PartsError, load_parts
 from diffusion.sampling import Row, Schedule, sample, schedule_for
 from training.errors import BadClassSet, TrainingError
 from training.moments import Moments, encode_moments, load_moments
+from training.precision import accelerator_for, first_choice
 from training.progress import write_atomically
 from training.recipe import Recipe, default
-from training.request import Family
+from training.request import BaseRef, Quality
 
 CAPTIONS, APPROVED, RECORD, MOMENTS = (
     "captions.json",
@@ -164,8 +165,7 @@ def load(folder: Path, size: int) -> ClassSet:
 
 def own_set(folder: Path, size: int) -> ClassSet:
     """A set the trainer drew for itself: nobody sees it, so nobody judged it."""
-    captions = json.loads((folder / CAPTIONS).read_text("utf-8"))
-    write_atomically(folder / APPROVED, json.dumps(list(captions)).encode())
+    approve(folder, list(json.loads((folder / CAPTIONS).read_text("utf-8"))))
     return load(folder, size)
 
 
@@ -174,8 +174,48 @@ def _open(path: Path) -> Image.Image:
         return picture.convert("RGB")
 
 
+def ensure(
+    base: BaseRef,
+    noun: str,
+    root: Path,
+    *,
+    quality: Quality = "balanced",
+    count: int | None = None,
+    size: int | None = None,
+    device: str = "auto",
+    on_picture: OnPicture | None = None,
+) -> Path:
+    """The folder below `root` with the class set for people on `base`; drawn if it is not there.
+
+    Whoever asked has it judged next, unless `is_judged` says that was done. Raises `PartsError` or
+    OSError; what was drawn by then is kept.
+    """
+    recipe = default(base.family, quality)
+    if count is not None:
+        recipe = recipe.model_copy(update={"class_count": count})
+    accelerator = accelerator_for(device)
+    dtype = first_choice(accelerator).base
+    parts = load_parts(base.folder, base.family, device=accelerator.device, dtype=dtype, parts=())
+    size = size or parts.resolution
+    folder = root / prior_key(base.sha256, recipe, noun, size)
+    if not (folder / RECORD).is_file():
+        parts = load_parts(base.folder, base.family, device=accelerator.device, dtype=dtype)
+        draw(parts, recipe, noun, folder, size, on_picture=on_picture)
+    return folder
+
+
+def is_judged(folder: Path) -> bool:
+    """Whether somebody has said which of a set's pictures may be used."""
+    return (folder / APPROVED).is_file()
+
+
+def approve(folder: Path, names: Sequence[str]) -> None:
+    """Record which pictures of a set (file names) may be used."""
+    write_atomically(folder / APPROVED, json.dumps(sorted(names)).encode())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw one class set from the command line."""
+    """Draw one class set from the command line; prints its folder."""
     parser = argparse.ArgumentParser(prog="python -m training.prior", description=__doc__)
     parser.add_argument("--base-folder", type=Path, required=True)
     parser.add_argument("--family", choices=["starter", "sd15", "sd21", "sdxl"], required=True)
@@ -183,21 +223,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--noun", default="person")
     parser.add_argument("--out", type=Path, required=True, help="folder that gets KEY/…")
     parser.add_argument("--size", type=int, help="pixels; the base's own by default")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--count", type=int, help="pictures; the recipe's number by default")
     given = parser.parse_args(arguments)
-    family: Family = given.family
-    recipe = default(family, given.quality)
-    if given.count:
-        recipe = recipe.model_copy(update={"class_count": given.count})
     try:
-        parts = load_parts(given.base_folder, family, device=given.device)
-        size = given.size or parts.resolution
-        key = prior_key(weights_sha256(given.base_folder), recipe, given.noun, size)
-        folder = given.out / key
-        if not (folder / RECORD).is_file():
-            draw(parts, recipe, given.noun, folder, size, on_picture=_tell)
-    except (TrainingError, PartsError, BaseError, OSError) as error:
+        base = BaseRef(
+            id=given.base_folder.name,
+            family=given.family,
+            folder=given.base_folder,
+            sha256=weights_sha256(given.base_folder),
+        )
+        folder = ensure(
+            base,
+            given.noun,
+            given.out,
+            quality=given.quality,
+            count=given.count,
+            size=given.size,
+            device=given.device,
+            on_picture=_tell,
+        )
+    except (TrainingError, PartsError, BaseError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     print(folder)

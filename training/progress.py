@@ -24,6 +24,7 @@ from training.request import Phase, Preview, TrainingStatus
 
 STATUS, PAUSE, CANCEL = "status.json", "pause", "cancel"
 _WRITE_EVERY_S = 0.5
+_TELL_EVERY_S = 10.0  # on stdout, where job logs are read for metrics
 _LOOK_EVERY_S = 0.2
 _RECENT_STEPS = 50
 
@@ -42,7 +43,7 @@ class Progress:
     def __init__(self, run_folder: Path, status: TrainingStatus | None = None) -> None:
         self._folder = run_folder
         self._status = status or TrainingStatus(phase=Phase.WAITING)
-        self._written = 0.0
+        self._written = self._told = 0.0
         self._durations: deque[float] = deque(maxlen=_RECENT_STEPS)
         self._last_step: float | None = None
         self._notes: list[str] = []
@@ -64,7 +65,7 @@ class Progress:
             self._set(note=" ".join(self._notes))
             self.write()
 
-    def step(self, step: int, total: int, loss: float | None) -> None:
+    def step(self, step: int, total: int, loss: float) -> None:
         """A step is done. The time left comes from the median of recent steps."""
         now = time.monotonic()
         if self._last_step is not None:
@@ -76,6 +77,11 @@ class Progress:
         self._set(step=step, total=total, loss=loss, seconds_left=left)
         if now - self._written >= _WRITE_EVERY_S:
             self.write()
+        if now - self._told >= _TELL_EVERY_S or step == total:
+            self._told = now
+            print(
+                f"step={step} of={total} loss={loss:.4f} seconds_left={left or 0:.0f}", flush=True
+            )
 
     def previews(self, fresh: list[Preview]) -> None:
         """Candidate pictures were drawn; written at once. Time spent on them is no step's."""

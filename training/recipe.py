@@ -83,7 +83,9 @@ def plan(request: TrainingRequest, memory_gb: float | None = None) -> Recipe:
     _check_wishes(request)
     rows, why = _rows(request.base.family, request.quality)
     if request.method == "full":
-        rows["lora_rate"], why["lora_rate"] = _table()["full"][request.base.family]["lora_rate"]
+        for field, (value, reason) in _table()["full"][request.base.family].items():
+            rows[field], why[field] = value, reason
+        rows["lora_steps"] += rows["token_steps"]
         rows["token_steps"], why["token_steps"] = 0, "a full fine-tune teaches the word by itself"
     share = min(_STEPS_HIGH, max(_STEPS_LOW, len(request.photos) / USUAL_PHOTOS))
     token, lora = rows["token_steps"], rows["lora_steps"]

@@ -20,6 +20,7 @@ from diffusion.load import VAE, Parts, load_parts
 from training import checkpoint, dataset, prior
 from training.errors import NoRoom, TrainingError
 from training.export import export
+from training.full import FullLearner
 from training.judge import Judge, Scores, best
 from training.learner import Learner, Person
 from training.moments import encode_moments
@@ -38,7 +39,8 @@ from training.recipe import Recipe, plan, step_down
 from training.request import Phase, Preview, TrainedModel, TrainingRequest
 from training.result import FOLDER
 
-CLASS = "class"
+CLASS, WHOLE = "class", "whole"
+LEARNERS: dict[str, type[Learner]] = {"lora": Learner, "full": FullLearner}
 _SAVES = 8  # checkpoints in a run, besides those at previews, pauses and signals
 _LONG_ON_CPU = 60  # runs shorter than this do not repay the timing of precisions
 
@@ -70,7 +72,7 @@ class Session:
         first = self.members[0].request
         self._accelerator = accelerator_for(first.device)
         self._device = self._accelerator.device
-        self._precision = first_choice(self._accelerator)
+        self._precision = first_choice(self._accelerator, whole=first.method == "full")
         self._memory_gb = None
         if self._device.type == "cuda":
             self._memory_gb = torch.cuda.get_device_properties(self._device).total_memory / 1e9
@@ -158,7 +160,8 @@ class Session:
             self._precision = self._named_precision(kept[0][1].precision)
         for person in alive[1:]:
             _check_alike(alive[0].recipe, person.recipe)
-        self._learner = Learner(parts, alive, self._accelerator, self._precision)
+        make = LEARNERS[alive[0].recipe.method]
+        self._learner = make(parts, alive, self._accelerator, self._precision)
         if kept[0] is None and self._device.type == "cpu" and alive[0].recipe.steps >= _LONG_ON_CPU:
             self._learner.precision = fastest_on_cpu(self._attempt)
             self._precision = self._learner.precision
@@ -255,7 +258,7 @@ class Session:
         they wait in the machine's memory."""
         learner = self._the_learner()
         words_done = all(p.step >= p.recipe.token_steps for p in learner.people)
-        if words_done and self._device.type == "cuda" and not learner.text_stacks:
+        if words_done and self._device.type == "cuda" and not learner.text_learns:
             for slot in range(len(learner.people)):
                 learner.embeds(slot)
 
@@ -314,6 +317,8 @@ class Session:
     def _export(self, slot: int, member: Member, report: dict[str, object]) -> TrainedModel:
         learner, person = self._the_learner(), member.person
         assert person is not None
+        if isinstance(learner, FullLearner):
+            learner.save_whole(slot, member.folder / FOLDER / WHOLE)
         return export(
             member.folder / FOLDER,
             member.request,

@@ -1,0 +1,185 @@
+"""People learn together as they would alone, and nothing of one reaches another."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diffusion.load import load_parts
+from tests.training.runs import request
+from training.errors import Diverged, RequestRefused
+from training.learner import Learner, Person, rate_share
+from training.moments import Moments
+from training.precision import FP32, Precision, accelerator_for
+from training.prior import ClassSet
+from training.recipe import plan
+
+BF16_BASE = Precision(torch.bfloat16, None, "the base is held in bf16")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def person(base, family, folder, seed: int, *, steps: int = 20, shift: float = 0.0) -> Person:
+    asked = request(base, family, folder / f"p{seed}", seed=seed, steps=steps)
+    recipe = plan(asked)
+    draw = torch.Generator().manual_seed(100 + seed)
+    moments = Moments(
+        torch.randn(5, 4, 8, 8, generator=draw) + shift, torch.full((5, 4, 8, 8), 0.1)
+    )
+    captions = tuple((f"a photo of sks person {n}", "sks person in manga style") for n in range(5))
+    classes = ClassSet(
+        ("a photo of a person", "a person in comic style"),
+        Moments(torch.randn(2, 4, 8, 8, generator=draw), torch.full((2, 4, 8, 8), 0.1)),
+    )
+    return Person(asked, recipe, moments, captions, classes)
+
+
+def learner(base, family, people, precision=FP32) -> Learner:
+    parts = load_parts(base, family, dtype=precision.base)
+    return Learner(parts, people, accelerator_for("cpu"), precision)
+
+
+@pytest.mark.parametrize("family", ["starter", "sdxl"])
+def test_losses_of_twenty_steps_equal_the_solo_runs(bases, tmp_path, family):
+    def fresh(seed):
+        return person(bases[family], family, tmp_path, seed)
+
+    together = learner(bases[family], family, [fresh(seed) for seed in (1, 2, 3)])
+    packed = [together.step() for _ in range(20)]
+    for slot, seed in enumerate((1, 2, 3)):
+        alone = learner(bases[family], family, [fresh(seed)])
+        solo = [alone.step()[0] for _ in range(20)]
+        for step, loss in enumerate(solo):
+            assert packed[step][slot] == pytest.approx(loss, rel=1e-5), (seed, step)
+
+
+def test_one_persons_nan_stops_them_and_nobody_else(bases, tmp_path):
+    base = bases["starter"]
+    sick = person(base, "starter", tmp_path, 2, shift=float("nan"))
+    pair = learner(base, "starter", [person(base, "starter", tmp_path, 1), sick])
+    losses = [pair.step() for _ in range(20)]
+    assert "step 1" in (sick.failure or "") and "nan" in (sick.failure or "")
+    assert all(1 not in found for found in losses[1:])
+    alone = learner(base, "starter", [person(base, "starter", tmp_path, 1)])
+    for found in losses:
+        assert found[0] == pytest.approx(alone.step()[0], rel=1e-5)
+    assert torch.isfinite(pair.stack.vectors[0]).all()
+
+
+def test_a_person_who_ends_early_is_left_as_they_were(bases, tmp_path):
+    base = bases["starter"]
+    short, long = (person(base, "starter", tmp_path, n, steps=s) for n, s in ((1, 6), (2, 12)))
+    pair = learner(base, "starter", [short, long])
+    for _ in range(6):
+        pair.step()
+    kept = pair.snapshot(0)
+    for _ in range(6):
+        assert 0 not in pair.step()
+    assert all(torch.equal(kept[key], value) for key, value in pair.snapshot(0).items())
+
+
+def test_alone_a_nan_names_the_step_and_the_rate(bases, tmp_path):
+    sick = person(bases["starter"], "starter", tmp_path, 1, shift=float("nan"))
+    with pytest.raises(Diverged, match=r"step 1: the loss became nan.*0\.01"):
+        learner(bases["starter"], "starter", [sick]).step()
+
+
+def test_a_runaway_loss_is_named(bases, tmp_path):
+    wild = person(bases["starter"], "starter", tmp_path, 1)
+    alone = learner(bases["starter"], "starter", [wild])
+    for loss in [0.9] * 10 + [3.9] * 10:
+        alone._check(wild, loss)
+    with pytest.raises(Diverged, match=r"grew from 0\.90 to .*rate 0\.01 may be too high"):
+        for _ in range(10):
+            alone._check(wild, 30.0)
+
+
+def test_the_word_learns_first_and_then_only_the_weights(bases, tmp_path):
+    one = person(bases["starter"], "starter", tmp_path, 1, steps=9)
+    assert (one.recipe.token_steps, one.recipe.lora_steps) == (6, 3)
+    alone = learner(bases["starter"], "starter", [one])
+    kept = [alone.snapshot(0)]
+    for _ in range(9):
+        alone.step()
+        kept.append(alone.snapshot(0))
+    for step in range(9):
+        word_moved = not torch.equal(kept[step]["word.0"], kept[step + 1]["word.0"])
+        weights_moved = not torch.equal(kept[step]["weights"], kept[step + 1]["weights"])
+        assert (word_moved, weights_moved) == ((True, False) if step < 6 else (False, True))
+
+
+def test_a_half_precision_base_moves_every_weight(bases, tmp_path):
+    one = person(bases["sd15"], "sd15", tmp_path, 1, steps=30)
+    one.recipe = one.recipe.model_copy(update={"token_steps": 0, "lora_steps": 30})
+    alone = learner(bases["sd15"], "sd15", [one], BF16_BASE)
+    before = {name: site.a.detach().clone() for name, site in alone.stack.sites.items()}
+    for _ in range(30):
+        alone.step()
+    moved = sum(int((site.a != before[name]).sum()) for name, site in alone.stack.sites.items())
+    total = sum(site.a.numel() for site in alone.stack.sites.values())
+    assert moved / total >= 0.99
+
+
+def test_text_encoder_weights_learn_where_asked(bases, tmp_path):
+    one = person(bases["sdxl"], "sdxl", tmp_path, 1, steps=4)
+    one.recipe = one.recipe.model_copy(
+        update={"train_text_encoder": True, "token_steps": 1, "lora_steps": 3}
+    )
+    alone = learner(bases["sdxl"], "sdxl", [one])
+    for _ in range(4):
+        alone.step()
+    weights = alone.weights(0)
+    for prefix in ("unet.", "text_encoder.", "text_encoder_2."):
+        lora_b = [v for k, v in weights.items() if k.startswith(prefix) and "lora_B" in k]
+        assert lora_b and any(value.any() for value in lora_b), prefix
+
+
+def test_accumulated_parts_learn_like_one_batch_of_them(bases, tmp_path):
+    one = person(bases["starter"], "starter", tmp_path, 1)
+    one.recipe = one.recipe.model_copy(update={"accumulate": 2, "token_steps": 0})
+    alone = learner(bases["starter"], "starter", [one])
+    alone.step()
+    assert torch.isfinite(alone.stack.vectors).all() and one.step == 1
+
+
+def test_state_continues_bit_for_bit(bases, tmp_path):
+    def fresh():
+        return learner(
+            bases["starter"],
+            "starter",
+            [person(bases["starter"], "starter", tmp_path, 1, steps=12)],
+        )
+
+    whole = fresh()
+    for _ in range(12):
+        whole.step()
+    for stop in (3, 8, 10):
+        first, second = fresh(), fresh()
+        for _ in range(stop):
+            first.step()
+        second.load_state(0, first.state(0), stop)
+        for _ in range(12 - stop):
+            second.step()
+        for key, value in whole.snapshot(0).items():
+            assert torch.equal(value, second.snapshot(0)[key]), (stop, key)
+
+
+def test_a_word_of_several_pieces_is_refused(bases, tmp_path):
+    many = person(bases["starter"], "starter", tmp_path, 1)
+    many.request = many.request.model_copy(update={"token": "qzqz"})
+    with pytest.raises(RequestRefused, match="`token` is 'qzqz'"):
+        learner(bases["starter"], "starter", [many])
+
+
+def test_rates_rise_stay_and_fall():
+    shares = [rate_share(step, 100, 0.6) for step in range(100)]
+    assert shares[0] == pytest.approx(1 / 20) and shares[19:60] == [1.0] * 41
+    assert shares[99] == pytest.approx(0.05)
+    assert shares[59:] == sorted(shares[59:], reverse=True)
+    assert rate_share(90, 100, 1.0) == 1.0
