@@ -27,6 +27,7 @@ from moderation.pictures import PictureChoice, choose, local_check
 from moderation.policy import NOTHING_FOUND, Action, Policy, load_policy
 from moderation.rules import Rules
 from moderation.texts import ReadabilityCheck, RulesCheck
+from moderation.toxicity import ToxicityCheck, load
 from moderation.verdict import (
     Decision,
     Finding,
@@ -329,16 +330,15 @@ def build(config: ModerationConfig) -> Moderation:
 
 
 def _local_texts(config: ModerationConfig, policy: Policy) -> dict[Stage, Sequence[TextCheck]]:
-    rules = Rules(config.rules_folder)
+    rules, classifier = Rules(config.rules_folder), load()
     return {
-        Stage.PROMPT: (
-            RulesCheck(rules, policy, Stage.PROMPT),
-            ReadabilityCheck(policy, Stage.PROMPT),
-        ),
-        Stage.NEGATIVE_PROMPT: (
-            RulesCheck(rules, policy, Stage.NEGATIVE_PROMPT),
-            ReadabilityCheck(policy, Stage.NEGATIVE_PROMPT),
-        ),
+        stage: (
+            RulesCheck(rules, policy, stage),
+            ReadabilityCheck(policy, stage),
+            # Naming harm in a negative field asks for less of it; only its language is judged.
+            *((ToxicityCheck(classifier, policy, stage),) if stage is Stage.PROMPT else ()),
+        )
+        for stage in TEXT_STAGES
     }
 
 

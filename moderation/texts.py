@@ -16,7 +16,9 @@ from moderation.rules import Rules
 from moderation.verdict import Stage, Verdict
 
 MAX_CHARACTERS = 1500
-"""Longer prompts are not judged but held: an encoder reads the first 77 tokens of them anyway."""
+"""Longer prompts are held: an encoder reads no more than the first 77 tokens of them anyway."""
+READ_CHARACTERS = 4 * MAX_CHARACTERS
+"""How much of what was sent is looked at; signs between letters may take up most of it."""
 _STRANGE_LETTERS = 2
 
 
@@ -45,7 +47,7 @@ class RulesCheck:
         """Judge one text. Raises RulesError when the rules cannot be read."""
         began = time.perf_counter()
         rules = self._rules.current()
-        views = views_of(text[:MAX_CHARACTERS])
+        views = views_of(text[:READ_CHARACTERS])
         negative = self._stage is Stage.NEGATIVE_PROMPT
         found = rules.judge_negative(views) if negative else rules.judge(views)
         labels = [Label(name, 1.0) for name in sorted(found)]
@@ -67,9 +69,9 @@ class ReadabilityCheck:
         """Judge one text by how it is written, not by what it says."""
         began = time.perf_counter()
         labels = []
-        if len(text) > MAX_CHARACTERS:
+        views = views_of(text[:READ_CHARACTERS])
+        if len(text) > READ_CHARACTERS or len(views.encoder) > MAX_CHARACTERS:
             labels.append(Label("too long", 1.0))
-        views = views_of(text[:MAX_CHARACTERS])
         if views.signs:
             labels.append(Label("unreadable", 1.0))
         if _letters_outside_latin(views.encoder) >= _STRANGE_LETTERS:
