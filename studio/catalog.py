@@ -128,6 +128,14 @@ class Catalog:
             rows = connection.execute(query.limit(limit)).all()
         return [_record(kind, row._mapping) for row in rows]
 
+    def before(self, kind: type[R], column: str, moment: datetime) -> list[R]:
+        """Records whose time in this column is at or before a moment, oldest first."""
+        table = _TABLES[kind]
+        query = select(table).where(table.c[column] <= moment).order_by(table.c[column])
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        return [_record(kind, row._mapping) for row in rows]
+
     def count(self, kind: type[R], /, **where: Any) -> int:
         table = _TABLES[kind]
         query = select(func.count()).select_from(table).where(_condition(table, where))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Sequence
 from datetime import datetime
@@ -53,7 +52,7 @@ class Erasing(Gallery):
             user_id,
             {PhotoSet: [photo_set.id for photo_set in sets]},
             [f"users/{user_id}/people/{person_id}/photos"],
-            self._copies(photos),
+            erasure.photo_copies(photos),
             [run.id for run in trainings],
             settled=not running,
         )
@@ -119,7 +118,7 @@ class Erasing(Gallery):
         models = self.catalog.count(PersonalModel, person_id=ids)
         running = [run for run in runs if not run.over]
         self._stop(running)
-        copies = self._copies(photos) + self._avatar_copies(avatars)
+        copies = erasure.photo_copies(photos) + erasure.avatar_copies(self.storage, avatars)
         files = self._erase(
             user_id, doomed, prefixes, copies, [run.id for run in runs], settled=not running
         )
@@ -134,17 +133,6 @@ class Erasing(Gallery):
 
     def _photos_of(self, sets: Sequence[PhotoSet]) -> list[Photo]:
         return self.catalog.find(Photo, set_id=[photo_set.id for photo_set in sets])
-
-    def _avatar_copies(self, avatars: Sequence[Avatar]) -> list[str]:
-        """Hashes of avatars and their small pictures, as the page may have cached them."""
-        hashes = [avatar.sha256 for avatar in avatars]
-        for avatar in avatars:
-            try:
-                preview = self.storage.get(avatar.preview_key)
-            except KeyError:
-                continue
-            hashes.append(hashlib.sha256(preview).hexdigest())
-        return hashes
 
     def _stop(self, runs: Sequence[Run]) -> None:
         for run in runs:

@@ -9,20 +9,42 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from studio.catalog import Catalog
-from studio.records import Erasure, Run, now
+from studio.records import Avatar, Erasure, Photo, Run, new_id, now
 from studio.storage.storage import Storage
 
 SETTLE = timedelta(minutes=10)
 """How long an erasure that met a running job stays open: the job may still write once."""
 
 _ID = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
+
+
+def erase(
+    catalog: Catalog,
+    storage: Storage,
+    home: Path,
+    *,
+    user_id: str,
+    records: Mapping[type[Any], Collection[str]],
+    prefixes: Collection[str],
+    sha256: Collection[str] = (),
+    run_ids: Collection[str] = (),
+    settled: bool = True,
+) -> int:
+    """Remove records and then their bytes everywhere; how many files went.
+
+    `sha256` are of contents that the page may have copied, `run_ids` of runs whose working folders
+    go; `settled` is False when one of these runs was still going.
+    """
+    order = Erasure(new_id(), user_id, tuple(prefixes), tuple(run_ids), tuple(sha256), now())
+    catalog.remove(records, order)
+    return finish(catalog, storage, home, order, settled=settled)
 
 
 def finish(
@@ -51,6 +73,25 @@ def finish_all(catalog: Catalog, storage: Storage, home: Path) -> int:
         settled = not erasure.run_ids or now() - erasure.created_at > SETTLE
         finish(catalog, storage, home, erasure, settled=settled)
     return len(pending)
+
+
+def photo_copies(photos: Iterable[Photo]) -> list[str]:
+    """Hashes of what the page may have copied of photos: uploads, pictures, small pictures."""
+    hashes = []
+    for photo in photos:
+        named = (photo.facts.get(name, "") for name in ("upload_sha256", "preview_sha256"))
+        hashes += [photo.sha256, *map(str, named)]
+    return hashes
+
+
+def avatar_copies(storage: Storage, avatars: Iterable[Avatar]) -> list[str]:
+    """Hashes of avatars and their small pictures, as the page may have copied them."""
+    hashes = []
+    for avatar in avatars:
+        hashes.append(avatar.sha256)
+        with suppress(KeyError):
+            hashes.append(hashlib.sha256(storage.get(avatar.preview_key)).hexdigest())
+    return hashes
 
 
 def drop_copies(folder: Path, sha256: Collection[str]) -> int:

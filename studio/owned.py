@@ -13,17 +13,7 @@ from prompts.catalog import Styles
 from studio import erasure
 from studio.catalog import Catalog
 from studio.errors import BackendError, NotAllowed, UserError
-from studio.records import (
-    Avatar,
-    Erasure,
-    Person,
-    PersonalModel,
-    Photo,
-    PhotoSet,
-    Run,
-    new_id,
-    now,
-)
+from studio.records import Avatar, Person, PersonalModel, Photo, PhotoSet, Run
 from studio.settings import Settings
 from studio.storage.storage import Storage
 from studio.workflows import Workflows
@@ -86,17 +76,24 @@ class Owned:
     def _erase(
         self,
         user_id: str,
-        doomed: Mapping[type[Any], Collection[str]],
+        records: Mapping[type[Any], Collection[str]],
         prefixes: Collection[str],
         sha256: Collection[str] = (),
         run_ids: Collection[str] = (),
         settled: bool = True,
     ) -> int:
-        """Remove records and then their bytes everywhere; how many files went."""
-        order = Erasure(new_id(), user_id, tuple(prefixes), tuple(run_ids), tuple(sha256), now())
-        self.catalog.remove(doomed, order)
-        home = self.settings.home
-        return erasure.finish(self.catalog, self.storage, home, order, settled=settled)
+        """`erasure.erase` with the parts of this studio."""
+        return erasure.erase(
+            self.catalog,
+            self.storage,
+            self.settings.home,
+            user_id=user_id,
+            records=records,
+            prefixes=prefixes,
+            sha256=sha256,
+            run_ids=run_ids,
+            settled=settled,
+        )
 
     def _base(self, base_id: str = "") -> tuple[Base, str]:
         """A base that is here, with the reason it was chosen.

@@ -8,7 +8,6 @@ import json
 import logging
 import threading
 import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from PIL import Image
 
 from moderation.photos import PhotoJudgement
 from moderation.verdict import Decision, Reason, Verdict
-from studio import photoset
+from studio import erasure, photoset
 from studio.actions import SetStatus
 from studio.catalog import Taken
 from studio.duplicates import fingerprint, same_picture
@@ -135,7 +134,7 @@ class Photos(People):
 
     def remove_photo(self, user_id: str, photo_id: str) -> None:
         photo = self._mine(Photo, user_id, photo_id)
-        self._erase(user_id, {Photo: [photo.id]}, _keys(photo), self._copies([photo]))
+        self._erase(user_id, {Photo: [photo.id]}, _keys(photo), erasure.photo_copies([photo]))
         self._free_duplicates(photo)
 
     def set_status(self, user_id: str, set_id: str) -> SetStatus:
@@ -273,14 +272,6 @@ class Photos(People):
         if changed is None:
             raise NotAllowed("this photo")
         return changed
-
-    def _copies(self, photos: Sequence[Photo]) -> list[str]:
-        """Hashes of what may lie in the page's cache: uploads, pictures and small pictures."""
-        hashes = []
-        for photo in photos:
-            hashes += [photo.sha256, str(photo.facts.get("upload_sha256", ""))]
-            hashes.append(str(photo.facts.get("preview_sha256", "")))
-        return hashes
 
     def _drop_bytes(self, photo: Photo) -> None:
         for key in _keys(photo):

@@ -202,7 +202,9 @@ class Runs(Photos):
             use = Use(new_id(), user_id, "train", 1, moment)
         else:
             use = Use(new_id(), user_id, "draw", total, moment)
-        self.catalog.add(run, use)
+        with self._lock_of(user_id):
+            self._check_quota(use)
+            self.catalog.add(run, use)
         start = self.workflows.start_train if kind == "train" else self.workflows.start_generate
         try:
             start(run.id, user_id=user_id)
@@ -215,6 +217,21 @@ class Runs(Photos):
                 "there and that `avatar-studio doctor` is content; then try again."
             ) from fault
         return run
+
+    def _check_quota(self, use: Use) -> None:
+        """Raises `UserError` when this act would go over what a user may ask for in a day."""
+        if use.kind == "train":
+            most, what = self.settings.trainings_per_day, "trainings"
+        else:
+            most, what = self.settings.avatars_per_day, "avatars"
+        used = self.catalog.used(use.user_id, use.kind, use.created_at - timedelta(days=1))
+        if most and used + use.amount > most:
+            raise UserError(
+                f"You asked for {used} {what} in the last 24 hours and now for {use.amount}; at "
+                f"most {most} are allowed.",
+                f"{most - used} are left for now." if used < most else "Come back tomorrow.",
+                code="quota",
+            )
 
     def _check_set(self, user_id: str, set_id: str) -> None:
         """Raises `UserError` with the first thing that keeps the set from being trained."""

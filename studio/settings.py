@@ -73,6 +73,12 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:0, mps …")
     max_count: int = Field(12, ge=1, description="Most avatars per style in one go")
     max_prompt: int = Field(500, ge=1, description="Longest free text, in characters")
+    trainings_per_day: int = Field(
+        0, ge=0, description="Trainings a user may start in 24 hours; 0 means any number"
+    )
+    avatars_per_day: int = Field(
+        0, ge=0, description="Avatars a user may ask for in 24 hours; 0 means any number"
+    )
     threads: int = Field(0, ge=0, description="CPU threads for training and drawing; 0 means all")
     workers: int = Field(1, ge=0, description="Worker processes started beside the page")
     photo_retention: Literal["keep", "until-trained"] = Field(
