@@ -23,6 +23,7 @@ from serving.adapter import CARD, MAX_BYTES, MAX_CARD_BYTES, TOKEN, WEIGHTS
 from serving.errors import ArchiveRefused
 
 MODEL = "person"
+PERSON = Path(__file__).parent / "triton" / "person"
 ADAPTER_FOLDER = f"{MODEL}/1"
 
 MAX_CODE_BYTES = 64 * 1024
@@ -49,10 +50,10 @@ def archive_name(user: str, person: str, version: str) -> str:
     return f"{user}/{person}/{version}.tar.gz"
 
 
-def pack(folder: Path, triton: Path, target: Path) -> int:
+def pack(folder: Path, target: Path, triton: Path = PERSON) -> int:
     """Pack an exported personal model into `target` -> bytes written.
 
-    `triton` holds the `config.pbtxt` and `model.py` of a person (`serving/triton/person`). The
+    `triton` holds the `config.pbtxt` and `model.py` that go into every archive. The
     same model gives the same bytes. Raises `ArchiveRefused` if a file is missing or too large, or
     if `target` exists: a new version is a new name.
     """

@@ -65,6 +65,7 @@ class _Body(BaseModel):
     height: int | None = None
     seed: int | None = Field(default=None, ge=0, lt=1 << 63)
     quality: Quality = "balanced"
+    strength: float = 1.0
 
 
 class _Sd21(_Body):
@@ -197,6 +198,7 @@ def _from_sd21(content: Mapping[str, Any], encoded: bool, common: Mapping[str, A
             negative=body.negative_prompt or "",
             seed=(seed + n) % (1 << 63),
             quality=body.quality,
+            strength=body.strength,
             width=body.width,
             height=body.height,
             steps=body.num_inference_steps,
@@ -234,6 +236,7 @@ def _from_sdxl(content: Mapping[str, Any], common: Mapping[str, Any]) -> Call:
         negative=", ".join(prompt.text for prompt in unwanted),
         seed=_seed(body.seed),
         quality=body.quality,
+        strength=body.strength,
         width=body.width,
         height=body.height,
         steps=body.steps,

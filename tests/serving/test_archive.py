@@ -23,13 +23,11 @@ from serving.archive import (
 )
 from serving.errors import ArchiveRefused
 
-PERSON = Path(__file__).parents[2] / "serving" / "triton" / "person"
-
 
 @pytest.fixture
 def packed(people, tmp_path) -> Path:
     target = tmp_path / "u" / "p" / "v1.tar.gz"
-    pack(people["sd15"][0], PERSON, target)
+    pack(people["sd15"][0], target)
     return target
 
 
@@ -76,21 +74,21 @@ def test_what_was_packed_comes_back(packed, people, tmp_path):
 
 
 def test_the_same_model_gives_the_same_bytes(packed, people, tmp_path):
-    pack(people["sd15"][0], PERSON, tmp_path / "again.tar.gz")
+    pack(people["sd15"][0], tmp_path / "again.tar.gz")
     assert packed.read_bytes() == (tmp_path / "again.tar.gz").read_bytes()
 
 
 def test_overwriting_is_refused_and_changes_nothing(packed, people):
     before = packed.read_bytes()
     with pytest.raises(ArchiveRefused, match=r"v1\.tar\.gz exists"):
-        pack(people["sd15"][1], PERSON, packed)
+        pack(people["sd15"][1], packed)
     assert packed.read_bytes() == before
     assert [p.name for p in packed.parent.iterdir()] == ["v1.tar.gz"]
 
 
 def test_an_incomplete_model_is_not_packed(tmp_path):
     with pytest.raises(ArchiveRefused, match=CARD):
-        pack(tmp_path, PERSON, tmp_path / "v.tar.gz")
+        pack(tmp_path, tmp_path / "v.tar.gz")
     assert not (tmp_path / "v.tar.gz").exists()
 
 

@@ -22,7 +22,6 @@ from serving.archive import pack, unpack
 from serving.contract import PAGE, make_app
 from serving.local import LocalEngine
 from serving.payloads import MAX_BODY_BYTES
-from tests.serving.test_archive import PERSON
 from tests.serving.test_queue import LONG_S, Gate
 from tests.tiny_adapters import write_card
 
@@ -48,7 +47,7 @@ class Endpoint:
     def unpacked(self, person, name):
         """What the platform does with an archive before it calls."""
         archive = self.root / f"{name}.tar.gz"
-        pack(person, PERSON, archive)
+        pack(person, archive)
         unpack(archive, self.root / name / "model")
         return str(self.root / name / "model")
 
