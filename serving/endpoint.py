@@ -25,7 +25,6 @@ from typing import Any
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serving import archive
 from serving.errors import AdapterRefused, EngineError, OutOfMemory, RequestRefused
 from serving.request import CancelCheck, GenerationRequest, Rendered, StepHook
 
@@ -34,7 +33,6 @@ READ_S = 70.0  # InvokeEndpoint itself gives up after 60
 WARM_UP_S = 420.0  # a model may take 360 s to load
 MOST_WAIT_S = 10.0
 BUSY_TRIES = 4
-TRITON = Path(__file__).parent / "triton" / "person"
 
 _TARGET = re.compile(r"([A-Za-z0-9_-]{1,64})/[A-Za-z0-9_-]{1,64}/[A-Za-z0-9_-]{1,64}\.tar\.gz")
 _LOG = logging.getLogger(__name__)
@@ -225,9 +223,12 @@ class Published:
             key = self.prefix + target
             try:
                 if again or not self._there(key):
+                    # Packing reads what torch wrote; erasing, in the web process, never packs.
+                    from serving import archive
+
                     with tempfile.TemporaryDirectory() as scratch:
                         packed = Path(scratch) / "model.tar.gz"
-                        archive.pack(adapter, TRITON, packed)
+                        archive.pack(adapter, packed)
                         self._s3.upload_file(
                             str(packed), self.bucket, key, ExtraArgs=_encryption(self.settings)
                         )
@@ -237,15 +238,17 @@ class Published:
                 raise explain(error, self.settings.name)[0] from error
             self._known.add(target)
 
-    def withdraw(self, prefix: str) -> int:
-        """Remove all models below `<user>` or `<user>/<person>` with every version.
+    def withdraw(self, place: str) -> int:
+        """Remove all models below `<user>` or `<user>/<person>`, or one `<user>/<person>/<version>.
+        tar.gz`, with every version of the object.
 
         Copies in the endpoint's memory and on its disk stay until it lets them go: see
         `serving.hosting.Hosting.recycle`. Raises `EndpointFault` if anything was kept.
         """
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64})?", prefix):
-            raise EndpointFault(f"`{prefix}` is no place of a user or person.")
-        below = f"{self.prefix}{prefix}/"
+        one = _TARGET.fullmatch(place) is not None
+        if not one and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64})?", place):
+            raise EndpointFault(f"`{place}` is no place of a user, a person or a model.")
+        below = self.prefix + place + ("" if one else "/")
         gone = 0
         try:
             pages = self._s3.get_paginator("list_object_versions")
@@ -254,20 +257,24 @@ class Published:
                     {"Key": entry["Key"], "VersionId": entry["VersionId"]}
                     for entry in (*page.get("Versions", ()), *page.get("DeleteMarkers", ()))
                 ]
-                if found:
-                    answer = self._s3.delete_objects(
-                        Bucket=self.bucket, Delete={"Objects": found, "Quiet": True}
-                    )
-                    if answer.get("Errors"):
-                        raise EndpointFault(f"S3 kept {len(answer['Errors'])} objects of {below}.")
-                    gone += len(found)
+                gone += self._delete(found, place)
         except EngineError:
             raise
         except Exception as error:
             raise explain(error, self.settings.name)[0] from error
         with self._lock:
-            self._known = {name for name in self._known if not name.startswith(f"{prefix}/")}
+            self._known = {name for name in self._known if not f"{name}/".startswith(f"{place}/")}
         return gone
+
+    def _delete(self, found: list[dict[str, str]], place: str) -> int:
+        if not found:
+            return 0
+        answer = self._s3.delete_objects(
+            Bucket=self.bucket, Delete={"Objects": found, "Quiet": True}
+        )
+        if answer.get("Errors"):
+            raise EndpointFault(f"S3 kept {len(answer['Errors'])} published models of {place}.")
+        return len(found)
 
     def _there(self, key: str) -> bool:
         try:
@@ -305,7 +312,9 @@ def explain(error: Exception, endpoint: str) -> tuple[EngineError, str]:
         "ServiceUnavailable", "ThrottlingException", "InternalFailure",
         "InternalDependencyException", "SlowDown",
     ):  # fmt: skip
-        return EndpointFault(f"The drawing service is busy ({code}). Try again in a minute."), "busy"
+        return EndpointFault(
+            f"The drawing service is busy ({code}). Try again in a minute."
+        ), "busy"
     if isinstance(error, EngineError):
         return error, "no"
     reason = code or type(error).__name__

@@ -33,6 +33,7 @@ class GenerationRequest:
     guidance: float | None = None
     strength: float = 1.0
     owner: str = ""  # opaque key for fairness between people; never logged
+    target: str = ""  # name at a remote engine, made by the studio from the owner's ids
 
 
 @dataclass(frozen=True)

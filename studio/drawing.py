@@ -173,7 +173,7 @@ class Drawing:
                 steps = _Steps(self._runs, run.id, work, len(slots))
                 outcomes: list[Future[Outcome]] = []
                 for rendered in engine.generate(
-                    [_request(run, slot, folder) for slot in slots.values()],
+                    [_request(run, slot, model, folder) for slot in slots.values()],
                     on_step=steps.done,
                     cancelled=watch.stopped,
                 ):
@@ -376,7 +376,7 @@ def blurred(picture: Image.Image) -> Image.Image:
     return picture.filter(ImageFilter.GaussianBlur(max(2, min(picture.size) // BLUR_SHARE)))
 
 
-def _request(run: Run, slot: Slot, folder: Path) -> GenerationRequest:
+def _request(run: Run, slot: Slot, model: PersonalModel, folder: Path) -> GenerationRequest:
     return GenerationRequest(
         id=slot.name,
         prompt=slot.prompt,
@@ -387,6 +387,7 @@ def _request(run: Run, slot: Slot, folder: Path) -> GenerationRequest:
         guidance=slot.style.guidance,
         strength=run.request["strength"],
         owner=run.user_id,
+        target=f"{model.user_id}/{model.person_id}/{model.id}.tar.gz",
     )
 
 

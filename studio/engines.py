@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from diffusion.bases import Base, BaseError, Bases
 from serving.request import Engine
+from studio.aws_parts import endpoint_engine
 from studio.errors import BackendError
 from studio.machine import Machine
 from studio.settings import Settings
@@ -68,14 +69,11 @@ class Engines:
         except PartsError as fault:
             raise BackendError(str(fault)) from fault
 
-    def _later(self, _base: Base) -> Engine:
-        raise BackendError(
-            f"AVATAR_ENGINE={self._settings.engine} needs an engine that this version does not "
-            "have. Unset it to draw on this machine."
-        )
+    def _endpoint(self, base: Base) -> Engine:
+        return endpoint_engine(self._settings, base.id, self._bases.sha256(base.id))
 
 
 ENGINES: dict[str, Callable[[Engines, Base], Engine]] = {
     "local": Engines._local,
-    "endpoint": Engines._later,
+    "endpoint": Engines._endpoint,
 }

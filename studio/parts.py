@@ -15,6 +15,7 @@ from diffusion.bases import BaseError, Bases, registry
 from moderation.chain import Moderation, ModerationConfig
 from moderation.chain import build as build_moderation
 from prompts.catalog import StyleError, Styles, load_styles
+from studio.aws_parts import jumpstart_trainer, published, sagemaker_trainer
 from studio.catalog import Catalog, open_catalog
 from studio.devices import Device
 from studio.errors import BackendError
@@ -22,6 +23,7 @@ from studio.machine import Machine, find_machine
 from studio.roster import Roster
 from studio.settings import Settings
 from studio.storage.local import LocalStorage
+from studio.storage.published import PublishingStorage
 from studio.storage.storage import Storage
 from studio.studio import Studio
 from studio.workflows import DurableWorkflows
@@ -120,7 +122,10 @@ def _storage(settings: Settings) -> Storage:
         raise BackendError(
             f"AVATAR_STORAGE is {settings.storage!r}; it may be `local` or `s3://bucket/prefix`."
         )
-    return STORAGES[kind](settings)
+    storage = STORAGES[kind](settings)
+    if settings.engine == "endpoint":
+        return PublishingStorage(storage, published(settings))
+    return storage
 
 
 def _moderation(settings: Settings, bases: Bases) -> ModerationConfig:
@@ -137,6 +142,8 @@ def _moderation(settings: Settings, bases: Bases) -> ModerationConfig:
         strict_faces=settings.strict_faces,
         region=settings.aws_region,
         endpoint_url=settings.aws_endpoint_url or None,
+        comprehend_classifier_arn=settings.aws_classifier_arn or None,
+        recognize_celebrities=settings.aws_celebrities,
         safety_checker=checkers[0] if checkers else None,
     )
 
@@ -147,19 +154,13 @@ def _local_trainer(settings: Settings) -> Trainer:
     return LocalTrainer(settings.threads, settings.home / "bases" / "hashes.json")
 
 
-def _later_trainer(settings: Settings) -> Trainer:
-    raise BackendError(
-        f"AVATAR_TRAINER={settings.trainer} needs a trainer that this version does not have. "
-        "Unset it to train on this machine."
-    )
-
-
 def _s3_storage(settings: Settings) -> Storage:
     from studio.storage.s3 import S3Storage
 
     return S3Storage.from_url(
         settings.storage,
         settings.home / "cache" / "storage",
+        kms_key=settings.aws_kms_key,
         region=settings.aws_region,
         endpoint_url=settings.aws_endpoint_url,
     )
@@ -171,7 +172,7 @@ def _local_storage(settings: Settings) -> Storage:
 
 TRAINERS: dict[str, Callable[[Settings], Trainer]] = {
     "local": _local_trainer,
-    "sagemaker": _later_trainer,
-    "jumpstart": _later_trainer,
+    "sagemaker": sagemaker_trainer,
+    "jumpstart": jumpstart_trainer,
 }
 STORAGES: dict[str, Callable[[Settings], Storage]] = {"local": _local_storage, "s3": _s3_storage}

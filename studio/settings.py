@@ -94,6 +94,37 @@ class Settings(BaseSettings):
     )
     aws_region: str = Field("us-east-1", description="Region of the AWS services")
     aws_endpoint_url: str = Field("", description="Other address of the AWS services, for tests")
+    aws_role: str = Field("", description="ARN of the role that training jobs and endpoints run as")
+    aws_kms_key: str = Field(
+        "", description="KMS key for everything stored at AWS; empty means the account's own"
+    )
+    aws_training: str = Field(
+        "", description="s3://bucket/prefix of training jobs; empty puts it beside AVATAR_STORAGE"
+    )
+    aws_trainer_image: str = Field(
+        "", description="Image of the trainer (deploy/trainer.Dockerfile) in your registry"
+    )
+    aws_trainer_instance: str = Field(
+        "ml.g5.xlarge", description="Instance type that trainings run on"
+    )
+    aws_spot: bool = Field(True, description="Train on spot machines: cheaper, and they may wait")
+    aws_trainer_minutes: int = Field(
+        180, ge=5, le=40320, description="Longest time one training may run at AWS"
+    )
+    aws_jumpstart_model: str = Field(
+        "model-txt2img-stabilityai-stable-diffusion-v2-1-base",
+        description="JumpStart model that AVATAR_TRAINER=jumpstart fine-tunes",
+    )
+    aws_endpoint: str = Field("avatars", description="Name of the endpoint that draws")
+    aws_endpoint_models: str = Field(
+        "", description="s3://bucket/prefix/ the endpoint loads; empty: beside AVATAR_STORAGE"
+    )
+    aws_classifier_arn: str = Field(
+        "", description="ARN of a Comprehend endpoint that classifies prompts"
+    )
+    aws_celebrities: bool = Field(
+        False, description="Ask Rekognition whether a photo shows a public figure"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="How much is written to the log"
     )

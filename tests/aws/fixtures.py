@@ -159,12 +159,6 @@ def cloud(aws: Aws, bucket: str, s3_url: str) -> Iterator[Cloud]:
                 sys.executable, "-m", "training.container", "--root", str(root)
             ],
         },
-        containers={
-            "avatar-endpoint": lambda definition: (
-                [sys.executable, "-m", "serving.contract"],
-                {},
-            ),
-        },
     )  # fmt: skip
     scaling, quotas = Scaling(), Quotas()
     aws.server.add("SageMaker", sagemaker)

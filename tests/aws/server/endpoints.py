@@ -32,8 +32,8 @@ from tests.aws.server.shapes import Refused
 ACCOUNT = "123456789012"
 MAX_BODY = 6_291_456
 
-ContainerProgram = Callable[[dict[str, Any]], tuple[list[str], dict[str, str]]]
-"""A container definition -> the command and environment that the image would run."""
+ContainerProgram = Callable[[dict[str, Any]], list[str]]
+"""A container definition -> the command its image would run; {port} and {models} are filled in."""
 
 
 @dataclass
@@ -41,6 +41,7 @@ class Endpoint:
     name: str
     config: str
     status: str = "Creating"
+    before: str = ""
     reason: str | None = None
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
     process: subprocess.Popen[bytes] | None = None
@@ -119,6 +120,7 @@ class Endpoints:
         if endpoint.status not in ("InService", "Failed"):
             raise Refused("ValidationException", f"Cannot update in {endpoint.status} state")
         self._config(parameters["EndpointConfigName"])
+        endpoint.before = endpoint.config
         endpoint.status, endpoint.config = "Updating", parameters["EndpointConfigName"]
         threading.Thread(target=self._start, args=(endpoint,), daemon=True).start()
         return {"EndpointArn": arn(endpoint.name)}
@@ -140,6 +142,20 @@ class Endpoints:
         return {**self._config(parameters["EndpointConfigName"]), "EndpointConfigArn": arn("c"),
                 "CreationTime": datetime.now(UTC)}  # fmt: skip
 
+    def list_configs(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        part = parameters.get("NameContains", "")
+        return {
+            "EndpointConfigs": [
+                {
+                    "EndpointConfigName": name,
+                    "EndpointConfigArn": arn(name),
+                    "CreationTime": datetime.now(UTC),
+                }
+                for name in sorted(self.configs)
+                if part in name
+            ]
+        }
+
     def describe_model(self, parameters: dict[str, Any]) -> dict[str, Any]:
         name = parameters["ModelName"]
         if name not in self.models:
@@ -156,7 +172,13 @@ class Endpoints:
         return {}
 
     def delete_config(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        self._config(parameters["EndpointConfigName"])
+        name = parameters["EndpointConfigName"]
+        self._config(name)
+        for endpoint in self.endpoints.values():
+            if endpoint.status in ("Creating", "Updating") and endpoint.before == name:
+                raise Refused("ValidationException", f"{endpoint.name} is changing from {name}")
+            if endpoint.config == name:
+                raise Refused("ValidationException", f"{endpoint.name} uses {name}")
         del self.configs[parameters["EndpointConfigName"]]
         return {}
 
@@ -196,7 +218,8 @@ class Endpoints:
             probe.bind(("127.0.0.1", 0))
             endpoint.port = probe.getsockname()[1]
         endpoint.folder = Path(tempfile.mkdtemp(prefix="models-"))
-        command, environment = program(definition)
+        filled = {"{port}": str(endpoint.port), "{models}": str(endpoint.folder)}
+        command = [filled.get(part, part) for part in program(definition)]
         multi = {"SAGEMAKER_MULTI_MODEL": "true"} if definition.get("Mode") == "MultiModel" else {}
         if not multi and definition.get("ModelDataUrl"):
             self._unpack(definition["ModelDataUrl"], endpoint.folder / "model")
@@ -205,13 +228,11 @@ class Endpoints:
             env={
                 **os.environ,
                 **definition.get("Environment", {}),
-                **environment,
                 **multi,
                 "SAGEMAKER_BIND_TO_PORT": str(endpoint.port),
-                "TEST_MODEL_FOLDER": str(endpoint.folder),
             },
         )
-        for _ in range(600):
+        for _ in range(3000):
             with contextlib.suppress(OSError):
                 if self._http(endpoint, "GET", "/ping", timeout_s=5)[0] == 200:
                     endpoint.status, endpoint.reason = "InService", None

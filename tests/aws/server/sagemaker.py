@@ -47,6 +47,7 @@ class SageMaker:
             "DeleteModel": self.endpoints.delete_model,
             "CreateEndpointConfig": self.endpoints.create_config,
             "DescribeEndpointConfig": self.endpoints.describe_config,
+            "ListEndpointConfigs": self.endpoints.list_configs,
             "DeleteEndpointConfig": self.endpoints.delete_config,
             "CreateEndpoint": self.endpoints.create,
             "DescribeEndpoint": self.endpoints.describe,

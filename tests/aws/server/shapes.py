@@ -49,12 +49,20 @@ _JAVA = {
 
 @lru_cache
 def _pattern(text: str) -> re.Pattern[str] | None:
-    if text == r"\p{ASCII}*":
-        text = r"[\p{ASCII}]*"
-    for java, python in _JAVA.items():
-        text = text.replace(java, python)
+    parts, inside, place = [], False, 0
+    while place < len(text):
+        java = next((j for j in _JAVA if text.startswith(j, place)), None)
+        if java is not None:
+            bare = not inside and java.startswith(r"\p")
+            parts.append(f"[{_JAVA[java]}]" if bare else _JAVA[java])
+            place += len(java)
+            continue
+        step = 2 if text[place] == "\\" else 1
+        inside = (inside or text[place] == "[") and text[place] != "]"
+        parts.append(text[place : place + step])
+        place += step
     try:
-        return re.compile(text)
+        return re.compile("".join(parts))
     except re.error:
         return None
 

@@ -1,0 +1,459 @@
+"""Training by SageMaker JumpStart's DreamBooth container, its full model turned into an adapter.
+
+JumpStart fine-tunes a whole pipeline and says nothing while it does. What it needs is read from
+its public hub; what comes back is unpacked by hand, and only weights are taken from it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+import tempfile
+import time
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from training import bucket
+from training.bucket import Place
+from training.checks import check_request
+from training.errors import RequestRefused, TrainingError
+from training.jobs import Handle, job_status, sentence
+from training.recipe import Recipe, plan
+from training.request import Phase, TrainedModel, TrainingRequest, TrainingStatus
+from training.sagemaker import (
+    SLACK_S,
+    SageMakerSettings,
+    asking,
+    channel,
+    clients,
+    describe,
+    encryption,
+    job_name,
+)
+
+HUB = "SageMakerPublicHub"
+TABLE: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+PICTURE_PX = 512
+MAX_ARCHIVE_BYTES = 16 << 30
+MAX_MEMBERS = 2_000
+RANK = 64
+"""Rank of the adapter that a full fine-tune is turned into; its error is in the report."""
+
+
+@dataclass(frozen=True)
+class JumpStartSettings:
+    """`job` says where and how jobs run (its image is not used); `model` which JumpStart model."""
+
+    job: SageMakerSettings
+    model: str = TABLE["model"]
+    version: str = "*"
+    rank: int = RANK
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """What a training needs of a JumpStart model, from its document in the public hub."""
+
+    id: str
+    version: str
+    image: str
+    script: str
+    weights: str
+    defaults: Mapping[str, str]
+    instances: tuple[str, ...]
+    isolated: bool
+
+    @classmethod
+    def read(cls, answer: Mapping[str, Any], instance: str) -> HubModel:
+        """Raises `TrainingError` for a model that cannot be trained, or not on this instance."""
+        name = str(answer.get("HubContentName", ""))
+        try:
+            told = json.loads(answer["HubContentDocument"])
+            if not told["TrainingSupported"]:
+                raise TrainingError(f"JumpStart does not train {name}, it only serves it.")
+            supported = tuple(told.get("SupportedTrainingInstanceTypes") or ())
+            if supported and instance not in supported:
+                raise TrainingError(
+                    f"JumpStart trains {name} on {', '.join(supported)}, not on {instance}."
+                )
+            return cls(
+                id=name,
+                version=str(answer["HubContentVersion"]),
+                image=_image(told, instance),
+                script=str(told["TrainingScriptUri"]),
+                weights=str(told["TrainingArtifactUri"]),
+                defaults={
+                    str(entry["Name"]): str(entry.get("Default"))
+                    for entry in told.get("Hyperparameters") or ()
+                    if entry.get("Scope", "algorithm") == "algorithm"
+                },
+                instances=supported,
+                isolated=bool(told.get("TrainingEnableNetworkIsolation", True)),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise TrainingError(
+                f"JumpStart's document of {name} cannot be read ({error})."
+            ) from error
+
+
+class JumpStartTrainer:
+    """The `Trainer` whose runs are JumpStart's jobs."""
+
+    def __init__(self, settings: JumpStartSettings) -> None:
+        self.settings = settings
+        self.place = Place.parse(settings.job.place)
+        self.encryption = encryption(settings.job.kms_key)
+        self._s3, self._sagemaker = clients(settings.job.region, settings.job.endpoint_url)
+
+    def start(self, request: TrainingRequest) -> str:
+        """Upload and start; a run that was started before is found again by its id."""
+        check_request(request)
+        values = hyperparameters(request, self.settings.job.instance)
+        job = job_name([f"jumpstart {request.run_id}"])
+        until = time.time() + self.settings.job.max_wait_s + SLACK_S
+        with asking("start the training"):
+            if describe(self._sagemaker, job) is None:
+                model = self._model()
+                self._upload(request)
+                self._create(job, model, values, request)
+        return Handle(job, request.run_id, request.run_folder, until).text()
+
+    def poll(self, handle: str) -> TrainingStatus:
+        """The job's state; JumpStart tells no steps."""
+        run = Handle.read(handle)
+        told = TrainingStatus(
+            phase=Phase.LEARNING, note="JumpStart tells no steps while it learns."
+        )
+        try:
+            with asking("look after the training"):
+                description = describe(self._sagemaker, run.job)
+        except TrainingError as error:
+            if time.time() > run.until:
+                return told.model_copy(update={"phase": Phase.FAILED, "failure": str(error)})
+            return told.model_copy(update={"note": f"{error} We keep asking."})
+        return job_status(description, told, overdue=time.time() > run.until)
+
+    def cancel(self, handle: str) -> None:
+        """Stop the job, if it still goes."""
+        run = Handle.read(handle)
+        with asking("cancel the training"):
+            description = describe(self._sagemaker, run.job)
+            if description is not None and description["TrainingJobStatus"] == "InProgress":
+                self._sagemaker.stop_training_job(TrainingJobName=run.job)
+
+    def collect(self, handle: str, into: Path) -> TrainedModel:
+        """Fetch the full model and write it as an adapter to `into`.
+
+        Raises `TrainingError` when there is none, or when it does not belong to the run's base.
+        """
+        run = Handle.read(handle)
+        with tempfile.TemporaryDirectory(prefix="jumpstart-") as scratch:
+            archive, tuned = Path(scratch) / "model.tar.gz", Path(scratch) / "tuned"
+            with asking("fetch the trained model"):
+                description = describe(self._sagemaker, run.job)
+                asked = bucket.read(self._s3, self._run(run.run) / "request.json")
+                if description is None or asked is None:
+                    raise TrainingError("AWS does not know this training any more.")
+                uri = description.get("ModelArtifacts", {}).get("S3ModelArtifacts", "")
+                if description["TrainingJobStatus"] != "Completed" or not uri:
+                    raise TrainingError(sentence(description) or "The training has no model.")
+                place = Place.parse(uri)
+                self._s3.download_file(place.bucket, place.prefix, str(archive))
+            unpack(archive, tuned)
+            archive.unlink()
+            request = TrainingRequest.model_validate_json(asked)
+            return self._publishable(request, tuned, into, description)
+
+    def discard(self, handle: str) -> None:
+        """Stop the job and remove its photos and models from S3 with every version."""
+        run = Handle.read(handle)
+        self.cancel(handle)
+        with asking("remove the training's traces"):
+            bucket.erase(self._s3, (self._run(run.run), self.place / f"jobs/{run.job}"))
+            description = describe(self._sagemaker, run.job)
+            if description and description["TrainingJobStatus"] in (
+                "Completed",
+                "Failed",
+                "Stopped",
+            ):
+                self._sagemaker.delete_training_job(TrainingJobName=run.job)
+        shutil.rmtree(run.folder, ignore_errors=True)
+
+    # --- up ----------------------------------------------------------------------------------
+
+    def _run(self, run_id: str) -> Place:
+        return self.place / f"runs/{run_id}"
+
+    def _model(self) -> HubModel:
+        wanted = (
+            {} if self.settings.version == "*" else {"HubContentVersion": self.settings.version}
+        )
+        answer = self._sagemaker.describe_hub_content(
+            HubName=HUB, HubContentType="Model", HubContentName=self.settings.model, **wanted
+        )
+        return HubModel.read(answer, self.settings.job.instance)
+
+    def _upload(self, request: TrainingRequest) -> None:
+        """Square crops with their two prompts, and class pictures where they are asked for."""
+        from training.dataset import build, write_jumpstart
+
+        recipe = plan(request)
+        place = self._run(request.run_id) / "training"
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            learned = build(request, recipe, request.resolution or PICTURE_PX).learned
+            write_jumpstart(folder, learned, request, recipe)
+            bucket.put_folder(self._s3, folder, place, self.encryption)
+        if request.class_folder is not None and request.prior_weight > 0:
+            for path in sorted(request.class_folder.glob("*.png")):
+                bucket.put_file(
+                    self._s3, path, place / f"class_data_dir/{path.name}", self.encryption
+                )
+        content = request.model_dump_json().encode()
+        bucket.put_bytes(
+            self._s3, content, self._run(request.run_id) / "request.json", self.encryption
+        )
+
+    def _create(
+        self, job: str, model: HubModel, values: dict[str, str], request: TrainingRequest
+    ) -> None:
+        settings = self.settings.job
+        script = model.script.rpartition("/")[2]
+        script_mode = {
+            # The toolkit in AWS's containers reads these as JSON.
+            "sagemaker_program": json.dumps(TABLE["entry_point"]),
+            "sagemaker_submit_directory": json.dumps(f"/opt/ml/input/data/code/{script}"),
+            "sagemaker_container_log_level": "20",
+            "sagemaker_region": json.dumps(settings.region),
+        }
+        limits = {"MaxRuntimeInSeconds": settings.max_run_s}
+        if settings.spot:
+            limits["MaxWaitTimeInSeconds"] = max(settings.max_run_s, settings.max_wait_s)
+        weights = channel("model", Place.parse(model.weights))
+        weights["DataSource"]["S3DataSource"]["S3Uri"] = model.weights
+        weights |= {"ContentType": "application/x-sagemaker-model", "CompressionType": "None"}
+        code = channel("code", Place.parse(model.script))
+        code["DataSource"]["S3DataSource"]["S3Uri"] = model.script
+        photos = channel("training", self._run(request.run_id) / "training")
+        output = {"S3OutputPath": (self.place / f"jobs/{job}").uri}
+        if settings.kms_key:
+            output["KmsKeyId"] = settings.kms_key
+        try:
+            self._sagemaker.create_training_job(
+                TrainingJobName=job,
+                RoleArn=settings.role,
+                AlgorithmSpecification={"TrainingImage": model.image, "TrainingInputMode": "File"},
+                HyperParameters={**defaults_of(model), **values, **script_mode},
+                InputDataConfig=[photos, weights, code],
+                OutputDataConfig=output,
+                ResourceConfig={
+                    "InstanceType": settings.instance,
+                    "InstanceCount": 1,
+                    "VolumeSizeInGB": settings.volume_gb,
+                },
+                StoppingCondition=limits,
+                EnableManagedSpotTraining=settings.spot,
+                EnableNetworkIsolation=model.isolated,
+                Tags=[{"Key": "application", "Value": "avatar-studio"}],
+            )
+        except self._sagemaker.exceptions.ResourceInUse:
+            return  # another worker started the same run
+
+    # --- back --------------------------------------------------------------------------------
+
+    def _publishable(
+        self, request: TrainingRequest, tuned: Path, into: Path, description: Mapping[str, Any]
+    ) -> TrainedModel:
+        from diffusion.load import PartsError, load_parts
+        from training.export import export
+        from training.extract import extract
+
+        try:
+            found = extract(request.base.folder, tuned, request.base.family, self.settings.rank)
+        except PartsError as error:
+            raise TrainingError(f"The model cannot be turned into an adapter: {error}") from error
+        if not found.weights:
+            raise TrainingError("JumpStart's model does not differ from its base in any layer.")
+        parts = load_parts(request.base.folder, request.base.family, parts=())
+        steps = int(description["HyperParameters"].get("max_steps", "0") or 0)
+        request = request.model_copy(update={"steps": steps or None, "rank": self.settings.rank})
+        report = {
+            "trainer": "jumpstart",
+            "svd_rank": self.settings.rank,
+            "svd_error": round(found.error, 5),
+            "svd_layers": found.layers,
+            "svd_left_out": len(found.left_out),
+        }
+        return export(
+            into,
+            request,
+            _stated_recipe(request),
+            found.weights,
+            [],
+            prediction_type=parts.prediction_type,
+            resolution=request.resolution or parts.resolution,
+            seconds=float(description.get("TrainingTimeInSeconds") or 0),
+            report=report,
+        )
+
+
+def _stated_recipe(request: TrainingRequest) -> Recipe:
+    """The recipe as the model card states it: all steps on the weights, none on a word."""
+    recipe = plan(request)
+    total = recipe.steps
+    return recipe.model_copy(update={"token_steps": 0, "lora_steps": total})
+
+
+def hyperparameters(request: TrainingRequest, instance: str) -> dict[str, str]:
+    """A request as JumpStart's hyperparameters: all strings, by their documented names.
+
+    Prior preservation is asked for only where the instance can hold it. Raises `RequestRefused`
+    naming a field whose value JumpStart would not take.
+    """
+    family = instance.removeprefix("ml.").partition(".")[0]
+    prior = request.class_folder is not None and request.prior_weight > 0
+    values: dict[str, Any] = {
+        "max_steps": request.steps or TABLE["usual_steps"],
+        "seed": request.seed % (1 << 31),
+        "with_prior_preservation": prior and family in TABLE["roomy_families"],
+    }
+    if request.learning_rate is not None:
+        values["learning_rate"] = request.learning_rate
+    if values["with_prior_preservation"]:
+        assert request.class_folder is not None
+        values["prior_loss_weight"] = request.prior_weight
+        values["num_class_images"] = max(1, len(list(request.class_folder.glob("*.png"))))
+    return {name: checked(name, value) for name, value in values.items()}
+
+
+def checked(name: str, value: Any) -> str:
+    """One hyperparameter as text. Raises `RequestRefused` for an unknown name or a bad value."""
+    rule = TABLE["hyperparameters"].get(name)
+    if rule is None:
+        known = ", ".join(TABLE["hyperparameters"])
+        raise RequestRefused(name, value, f"JumpStart knows {known}.")
+    if rule["type"] == "bool":
+        if not isinstance(value, bool):
+            raise RequestRefused(name, value, "True or False.")
+        return str(value)
+    if rule["type"] == "text":
+        if value not in rule["choices"]:
+            raise RequestRefused(name, value, f"one of {', '.join(rule['choices'])}.")
+        return str(value)
+    try:
+        number = int(value) if rule["type"] == "int" else float(value)
+    except (TypeError, ValueError) as error:
+        raise RequestRefused(name, value, f"a number ({rule['type']}).") from error
+    if not rule["least"] <= number <= rule["most"]:
+        raise RequestRefused(name, value, f"{rule['least']} to {rule['most']}.")
+    return str(number)
+
+
+def defaults_of(model: HubModel) -> dict[str, str]:
+    """The hub's own defaults, without those that mean "not set"."""
+    own = {name: str(rule["default"]) for name, rule in TABLE["hyperparameters"].items()}
+    joined = {**own, **model.defaults}
+    return {
+        name: value
+        for name, value in joined.items()
+        if value not in ("None", "") and not name.startswith("sagemaker_")
+    }
+
+
+def unpack(archive: Path, into: Path) -> None:
+    """The weights and settings of a pipeline from JumpStart's model.tar.gz; nothing else.
+
+    Names, kinds, number and sizes are checked before anything is written; files in the old pickle
+    format are read as tensors only and written as safetensors. Raises `TrainingError`.
+    """
+    parts = (
+        "unet",
+        "text_encoder",
+        "text_encoder_2",
+        "vae",
+        "scheduler",
+        "tokenizer",
+        "tokenizer_2",
+    )
+    total = count = 0
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tar:
+                path = PurePosixPath(member.name.removeprefix("./"))
+                count, total = count + 1, total + member.size
+                if count > MAX_MEMBERS or total > MAX_ARCHIVE_BYTES:
+                    raise TrainingError("JumpStart's archive is larger than a pipeline can be.")
+                top = path.parts[0] if path.parts else ""
+                wanted = str(path) == "model_index.json" or (top in parts and len(path.parts) == 2)
+                if not member.isfile() or not wanted or ".." in path.parts:
+                    continue
+                if path.suffix not in (".json", ".txt", ".safetensors", ".bin"):
+                    continue
+                source = tar.extractfile(member)
+                assert source is not None
+                target = into / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("wb") as stream:
+                    shutil.copyfileobj(source, stream, 1 << 20)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise TrainingError(f"JumpStart's archive cannot be unpacked: {error}") from error
+    for pickled in into.rglob("*.bin"):
+        _as_safetensors(pickled)
+    if not (into / "model_index.json").is_file():
+        raise TrainingError("JumpStart's archive holds no pipeline: model_index.json is missing.")
+
+
+def _as_safetensors(path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = {name: value.contiguous() for name, value in state.items()}
+    except Exception as error:
+        raise TrainingError(
+            f"{path.name} in JumpStart's archive holds more than weights."
+        ) from error
+    stem = {"pytorch_model": "model"}.get(path.stem, path.stem)
+    if not path.with_name(f"{stem}.safetensors").exists():
+        save_file(tensors, path.with_name(f"{stem}.safetensors"), {"format": "pt"})
+    path.unlink()
+
+
+def _image(told: Mapping[str, Any], instance: str) -> str:
+    """The image for an instance: by its type, its family, or the document's general one.
+
+    A name that begins with `$` is an alias of the document. Raises ValueError without any.
+    """
+    table = told.get("TrainingInstanceTypeVariants") or {}
+    variants = table.get("Variants") or {}
+    family = instance.removeprefix("ml.").partition(".")[0]
+    image = ""
+    for name in (family, instance):
+        properties = (variants.get(name) or {}).get("Properties") or {}
+        image = properties.get("ImageUri") or properties.get("image_uri") or image
+    image = image or str(told.get("TrainingEcrUri") or "")
+    if image.startswith("$"):
+        image = str((table.get("Aliases") or {}).get(image[1:], ""))
+    if not image[:12].isdigit():
+        raise ValueError(f"no image for {instance}: {image!r}")
+    return image
+
+
+def offered(sagemaker: Any, part: str = "txt2img") -> list[str]:
+    """The ids of JumpStart's models whose name contains `part`, for `avatar-studio aws bases`."""
+    found: list[str] = []
+    more: dict[str, str] = {}
+    with asking("list JumpStart's models"):
+        while True:
+            answer = sagemaker.list_hub_contents(
+                HubName=HUB, HubContentType="Model", NameContains=part, **more
+            )
+            found += [entry["HubContentName"] for entry in answer["HubContentSummaries"]]
+            if not answer.get("NextToken"):
+                return found
+            more = {"NextToken": answer["NextToken"]}
