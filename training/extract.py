@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,21 +31,28 @@ from training.request import Family
 
 @dataclass(frozen=True)
 class Extraction:
-    """LoRA weights in diffusers' names and what they leave out.
+    """LoRA weights in diffusers' names and what they leave out, as shares of norms.
 
-    `error` is the norm of what is left over the norm of the difference, `lost` its square (the
-    share of energy); `errors` the same by layer. `left_out` names parameters that changed but that
-    no LoRA can hold (biases, norms, embeddings).
+    `error` is what low rank leaves of the difference in the layers a LoRA can change (`errors` the
+    same by layer); `lost` is the share of the whole difference in `left_out`, the parameters that
+    changed but that no LoRA can hold (biases, norms, embeddings).
     """
 
     weights: dict[str, Tensor]
     errors: dict[str, float]
-    lost: float
+    carried: float
+    left: float
+    uncarried: float
     left_out: tuple[str, ...]
 
     @property
     def error(self) -> float:
-        return self.lost**0.5
+        return (self.left / self.carried) ** 0.5 if self.carried else 0.0
+
+    @property
+    def lost(self) -> float:
+        whole = self.carried + self.uncarried
+        return (self.uncarried / whole) ** 0.5 if whole else 0.0
 
     @property
     def layers(self) -> int:
@@ -58,37 +66,41 @@ def difference(
 ) -> Extraction:
     """The rank-`rank` LoRA nearest to `tuned` minus `base` (parameters by name).
 
-    Layers that did not change are skipped. Raises `TrainingError` for another architecture.
+    Layers that did not change are skipped. Raises `TrainingError` for another architecture and for
+    weights that are not finite.
     """
     if rank < 1:
         raise TrainingError(f"`rank` is {rank}: it must be at least 1.")
     weights: dict[str, Tensor] = {}
     errors: dict[str, float] = {}
-    whole = lost = 0.0
-    held: set[str] = set()
-    for name, layer in tuned.named_modules():
-        if not isinstance(layer, nn.Linear | nn.Conv2d):
-            continue
-        before = base.get(f"{name}.weight")
-        if before is None or before.shape != layer.weight.shape:
-            shape = tuple(layer.weight.shape)
-            raise TrainingError(f"The base has no layer `{prefix}.{name}` of shape {shape}.")
-        held.add(f"{name}.weight")
-        delta = layer.weight.float() - before.to(layer.weight.device).float()
-        if not delta.any():
-            continue
-        a, b, left = _split(delta, rank)
-        weights[f"{prefix}.{name}.lora_A.weight"] = a.cpu()
-        weights[f"{prefix}.{name}.lora_B.weight"] = b.cpu()
+    left_out: list[str] = []
+    carried = left = uncarried = 0.0
+    held = {
+        f"{name}.weight"
+        for name, layer in tuned.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    }
+    for key, value in tuned.named_parameters():
+        before = base.get(key)
+        if before is None or before.shape != value.shape:
+            shape = tuple(value.shape)
+            raise TrainingError(f"The base has no `{prefix}.{key}` of shape {shape}.")
+        delta = value.float() - before.to(value.device).float()
         energy = float(delta.square().sum())
-        errors[f"{prefix}.{name}"] = (left / energy) ** 0.5
-        whole, lost = whole + energy, lost + left
-    left_out = tuple(
-        f"{prefix}.{name}"
-        for name, value in tuned.named_parameters()
-        if name not in held and name in base and not torch.equal(value.cpu(), base[name].cpu())
-    )
-    return Extraction(weights, errors, lost / whole if whole else 0.0, left_out)
+        if not math.isfinite(energy):
+            raise TrainingError(f"`{prefix}.{key}` of the tuned model is not finite.")
+        if not energy:
+            continue
+        if key not in held:
+            uncarried += energy
+            left_out.append(f"{prefix}.{key}")
+            continue
+        name = f"{prefix}.{key.removesuffix('.weight')}"
+        a, b, rest = _split(delta, rank)
+        weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"] = a.cpu(), b.cpu()
+        errors[name] = (rest / energy) ** 0.5
+        carried, left = carried + energy, left + rest
+    return Extraction(weights, errors, carried, left, uncarried, tuple(left_out))
 
 
 def _split(delta: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
@@ -106,46 +118,40 @@ def _split(delta: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
 def extract(base: Path, tuned: Path, family: Family, rank: int) -> Extraction:
     """The LoRA of a tuned diffusers folder over its base: UNet, and text encoders if it has any.
 
-    Raises `TrainingError` or `PartsError` for a folder that cannot be read or does not fit.
+    Raises `TrainingError` or `PartsError` for a folder that cannot be read, does not fit, or does
+    not differ.
     """
+    if rank < 1:
+        raise TrainingError(f"`rank` is {rank}: it must be at least 1.")
     parts = load_parts(base, family, parts={"unet", "text_encoder"})
     kinds: dict[str, tuple[Any, Any]] = {"unet": (UNet2DConditionModel, parts.unet)}
     for number, encoder in enumerate(parts.text_encoders):
-        kind = CLIPTextModelWithProjection if number else CLIPTextModel
-        kinds["text_encoder" + ("_2" if number else "")] = (kind, encoder)
+        if number or (tuned / "text_encoder").is_dir():
+            kind = CLIPTextModelWithProjection if number else CLIPTextModel
+            kinds["text_encoder" + ("_2" if number else "")] = (kind, encoder)
     found = []
     for prefix, (kind, own) in kinds.items():
-        if not (tuned / prefix / "config.json").is_file():
-            continue
         try:
             model = kind.from_pretrained(tuned / prefix, dtype=torch.float32, local_files_only=True)
         except (OSError, ValueError, RuntimeError) as error:
-            raise TrainingError(f"{prefix} of {tuned.name} cannot be loaded: {error}") from error
+            raise TrainingError(f"{prefix} of {tuned.name} cannot be read: {error}") from error
         found.append(difference(model, dict(own.named_parameters()), rank, prefix=prefix))
-    if not found:
-        raise TrainingError(f"{tuned.name} holds neither a unet nor a text_encoder folder.")
-    return joined(found)
+    whole = joined(found)
+    if not whole.layers:
+        raise TrainingError(f"{tuned.name} does not differ from its base in any layer.")
+    return whole
 
 
 def joined(found: Sequence[Extraction]) -> Extraction:
-    """Extractions of several parts as one; energies are weighed by the adapters' own."""
-    weights = {key: value for each in found for key, value in each.weights.items()}
-    errors = {key: value for each in found for key, value in each.errors.items()}
-    kept = [_energy(each.weights) for each in found]
-    wholes = [e / max(1 - each.lost, 1e-12) for e, each in zip(kept, found, strict=True)]
-    lost = sum(w * each.lost for w, each in zip(wholes, found, strict=True))
-    left_out = tuple(name for each in found for name in each.left_out)
-    return Extraction(weights, errors, lost / sum(wholes) if sum(wholes) else 0.0, left_out)
-
-
-def _energy(weights: Mapping[str, Tensor]) -> float:
-    """The squared norm of all products BA."""
-    total = 0.0
-    for key, a in weights.items():
-        if key.endswith(".lora_A.weight"):
-            b = weights[key.replace("lora_A", "lora_B")]
-            total += float((b.flatten(1) @ a.flatten(1)).square().sum())
-    return total
+    """Extractions of several parts as one."""
+    return Extraction(
+        {key: value for each in found for key, value in each.weights.items()},
+        {key: value for each in found for key, value in each.errors.items()},
+        sum(each.carried for each in found),
+        sum(each.left for each in found),
+        sum(each.uncarried for each in found),
+        tuple(name for each in found for name in each.left_out),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "rank": given.rank,
         "layers": found.layers,
         "error": round(found.error, 4),
-        "left_out": len(found.left_out),
+        "lost": round(found.lost, 4),
     }
     print(json.dumps(summary))
     return 0
