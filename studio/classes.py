@@ -6,6 +6,7 @@ them, and still only judged ones are learned from.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -22,7 +23,12 @@ from studio import children
 from studio.devices import FileLock, GaveUp
 from studio.errors import BackendError
 from studio.settings import Settings, child_environment
+from training.progress import write_atomically
+from training.recipe import default
 from training.request import Quality
+
+# As `training.prior` names them; it is not imported because torch comes with it.
+CAPTIONS, APPROVED, RECORD = "captions.json", "approved.json", "prior.json"
 
 JUDGED_AT_ONCE = 8
 POLL_S = 0.2
@@ -52,26 +58,31 @@ class ClassPictures:
         lock = FileLock(self._folder / f"{base.id}.lock")
         try:
             lock.wait(stop)
-            folder = self._find(base, sha256, quality, noun)
+            note = self._note(base, sha256, quality, noun)
+            folder = self._find(note)
             if folder is None:
                 folder = self._draw(base, quality, noun, tell, stop)
+                write_atomically(note, folder.name.encode())
             self._judge(folder, tell, stop)
         finally:
             lock.release()
         return folder
 
-    def _find(self, base: Base, sha256: str, quality: Quality, noun: str) -> Path | None:
-        """The complete set of this very base and recipe, if there is one."""
-        # torch comes with it, so not at the start of every program that builds the parts.
-        from training.prior import RECORD, prior_key
-        from training.recipe import default
+    def _note(self, base: Base, sha256: str, quality: Quality, noun: str) -> Path:
+        """The file that names the folder of this very base, recipe and word, once it is drawn.
 
-        recipe = default(base.family, quality)
-        for record in sorted((self._folder / base.id).glob(f"*/{RECORD}")):
-            size = json.loads(record.read_text("utf-8"))["size"]
-            if prior_key(sha256, recipe, noun, size) == record.parent.name:
-                return record.parent
-        return None
+        Known without asking the child: importing torch would take seconds for every worker.
+        """
+        recipe = default(base.family, quality).model_dump_json()
+        mark = hashlib.sha256(f"{sha256} {noun} {recipe}".encode()).hexdigest()[:20]
+        return self._folder / base.id / f"{mark}.folder"
+
+    def _find(self, note: Path) -> Path | None:
+        """The drawn set that a note names, if it is still whole."""
+        if not note.is_file():
+            return None
+        folder = note.with_name(note.read_text("utf-8").strip())
+        return folder if (folder / RECORD).is_file() else None
 
     def _draw(self, base: Base, quality: Quality, noun: str, tell: Tell, stop: Stop) -> Path:
         out = self._folder / base.id
@@ -111,9 +122,6 @@ class ClassPictures:
 
     def _judge(self, folder: Path, tell: Tell, stop: Stop) -> None:
         """Write the list of the pictures that passed; the trainer uses no others."""
-        from training.prior import APPROVED, CAPTIONS
-        from training.progress import write_atomically
-
         if (folder / APPROVED).is_file():
             return
         names = sorted(json.loads((folder / CAPTIONS).read_text("utf-8")))

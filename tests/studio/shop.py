@@ -1,0 +1,106 @@
+"""A studio with workers: real processes that are started, killed and waited for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from studio.parts import Parts
+from studio.records import PersonalModel, PhotoSet, Run
+from studio.sample import sample_photos
+from studio.settings import child_environment
+from tests.studio.house import open_house
+
+PATIENCE_S = 240.0
+TOY = {"min_photos": 3, "threads": 1, "log_level": "WARNING"}
+
+
+def open_shop(home: Path, **changes: object) -> Parts:
+    """The studio of `open_house` at toy budgets: three photos are a set."""
+    return open_house(home, **(TOY | changes))
+
+
+def ready_set(parts: Parts, name: str = "Alex") -> tuple[str, str]:
+    """A user with a set that can be trained; the ids of the user and the set."""
+    studio = parts.studio
+    user = studio.user("local")
+    person = studio.add_person(user.id, name)
+    photo_set: PhotoSet = studio.photo_set(user.id, person.id)
+    for path in sample_photos()[:3]:
+        studio.add_photo(user.id, photo_set.id, path.name, path)
+    studio.confirm_all(user.id, photo_set.id)
+    studio.consent(user.id, person.id)
+    return user.id, photo_set.id
+
+
+@contextmanager
+def worker(parts: Parts) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process, ended (with all it started) at the end."""
+    process = start_worker(parts)
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def start_worker(parts: Parts) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "studio.worker", "--parent", str(os.getpid())]
+    return subprocess.Popen(command, env=child_environment(parts.settings))
+
+
+def end(process: subprocess.Popen[bytes], patience_s: float = 30.0) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    process.wait()
+
+
+def until(condition: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
+    """Wait for a condition, which is looked at ten times a second."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < patience_s, f"{what}: not within {patience_s:g} s"
+        time.sleep(0.1)
+
+
+def finished(parts: Parts, run: Run, patience_s: float = PATIENCE_S) -> Run:
+    until(lambda: parts.catalog.get_run(run.id).over, f"the {run.kind} run", patience_s)
+    return parts.catalog.get_run(run.id)
+
+
+def trainers(parts: Parts) -> list[psutil.Process]:
+    """The living training processes of this home."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        line = " ".join(process.info["cmdline"] or ())
+        if "training.dreambooth" in line and str(parts.settings.home) in line:
+            if process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def kill(pid: int) -> None:
+    """kill -9, of a process that may be gone already."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def trained_model(parts: Parts, user_id: str, set_id: str, *, steps: int = 6) -> PersonalModel:
+    """A model trained by the workers that run now."""
+    run = parts.studio.train(user_id, set_id, steps=steps)
+    done = finished(parts, run)
+    assert done.state == "done", done.message
+    return parts.studio.model(user_id, done.detail["model_id"])
