@@ -18,6 +18,7 @@ import click
 import typer
 
 from moderation.verdict import Decision
+from studio import aws_cli
 from studio import doctor as doctor_room
 from studio.actions import Quality, Shape
 from studio.console import FAILED, REFUSED, UNCHECKED, USAGE, Output, follow, reporting, run_failed
@@ -50,6 +51,7 @@ people_app = typer.Typer(help="People that models are trained of.")
 app.add_typer(bases_app, name="bases", no_args_is_help=True)
 app.add_typer(models_app, name="models", no_args_is_help=True)
 app.add_typer(people_app, name="people", no_args_is_help=True)
+app.add_typer(aws_cli.app, name="aws", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 AcceptUnsure = Annotated[

@@ -1,0 +1,192 @@
+"""`avatar-studio aws …` against the local services: findings with what to do, endpoint, costs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+
+import boto3
+import pytest
+from typer.testing import CliRunner
+
+from studio.aws_parts import endpoint_settings, job_settings, place, published, sagemaker_trainer
+from studio.cli import app
+from studio.errors import BackendError
+from studio.settings import Settings
+from studio.storage.local import LocalStorage
+from studio.storage.published import PublishingStorage
+from tests.aws.server import jumpstart as hub
+
+ROLE = "arn:aws:iam::123456789012:role/avatar-training"
+
+
+@pytest.fixture
+def run(cloud, monkeypatch, tmp_path):
+    """The command with settings that point at this test's services."""
+    monkeypatch.setenv("AVATAR_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("AVATAR_STORAGE", f"s3://{cloud.bucket}/studio")
+    monkeypatch.setenv("AVATAR_AWS_ROLE", ROLE)
+    for name in ("IAM", "STS"):
+        monkeypatch.setenv(f"AWS_ENDPOINT_URL_{name}", cloud.s3_url)
+    monkeypatch.delenv("AVATAR_AWS_ENDPOINT_URL", raising=False)
+
+    def command(*words: str) -> tuple[int, dict]:
+        result = CliRunner().invoke(app, ["aws", *words, "--json"])
+        return result.exit_code, json.loads(result.stdout)
+
+    return command
+
+
+@pytest.fixture
+def ready(cloud, run):
+    """An account in which everything is there but the endpoint."""
+    cloud.sagemaker.hub = hub.hub(cloud.bucket)
+    trust = {"Statement": [{"Principal": {"Service": "sagemaker.amazonaws.com"}}]}
+    iam = boto3.client("iam")
+    with contextlib.suppress(iam.exceptions.EntityAlreadyExistsException):
+        iam.create_role(RoleName="avatar-training", AssumeRolePolicyDocument=json.dumps(trust))
+    for use in ("training job", "spot training job", "endpoint"):
+        cloud.quotas.quotas[f"ml.g5.xlarge for {use} usage"] = 2.0
+    return run
+
+
+def named(found):
+    return {check["name"]: check for check in found["checks"]}
+
+
+def test_doctor_says_of_everything_what_it_is_and_what_to_do(ready, cloud, monkeypatch):
+    monkeypatch.setenv("AVATAR_AWS_TRAINER_INSTANCE", "ml.g5.2xlarge")
+    cloud.quotas.quotas["ml.g5.2xlarge for training job usage"] = 0.0
+    code, found = ready("doctor")
+    checks = named(found)
+    assert code == 1
+    for name in ("identity", "bucket", "Rekognition", "Comprehend", "role", "JumpStart model"):
+        assert checks[name]["ok"], checks[name]
+    assert "123456789012" in checks["identity"]["detail"]
+    assert not checks["quota for training jobs"]["ok"]
+    assert "Service Quotas" in checks["quota for training jobs"]["fix"]
+    assert "absent" in checks["endpoint"]["detail"]
+
+
+def test_doctor_without_credentials_stops_there(run, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    code, found = run("doctor")
+    (check,) = found["checks"]
+    assert (code, check["name"], check["ok"]) == (1, "identity", False)
+    assert "NoCredentialsError" in check["detail"]
+
+
+def test_doctor_tells_each_refusal_apart(ready, cloud, monkeypatch):
+    monkeypatch.setenv("AVATAR_AWS_ROLE", "")
+    boto3.client("s3").delete_public_access_block(Bucket=cloud.bucket)
+    cloud.server.faults.add("error", "DetectToxicContent", code="AccessDeniedException", status=400)
+    cloud.server.faults.add("empty", "DetectModerationLabels")
+    cloud.sagemaker.hub = {}
+    checks = named(ready("doctor")[1])
+    assert "does not block public access" in checks["bucket"]["detail"]
+    assert "AccessDeniedException" in checks["Comprehend"]["detail"]
+    assert "without a model version" in checks["Rekognition"]["detail"]
+    assert "AVATAR_AWS_ROLE" in checks["role"]["detail"]
+    assert "ResourceNotFound" in checks["JumpStart model"]["detail"]
+    assert all(check["fix"] for check in checks.values() if not check["ok"])
+
+
+def test_bases_lists_what_jumpstart_offers(ready):
+    code, found = ready("bases")
+    assert code == 0
+    assert {"id": hub.MODEL} in found["bases"]
+
+
+def test_the_endpoint_from_nothing_to_nothing(ready, cloud, tmp_path):
+    script = tmp_path / "ping.py"
+    script.write_text(
+        "import http.server, os\n"
+        "class H(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200); self.end_headers()\n"
+        "http.server.HTTPServer(('127.0.0.1', int(os.environ['SAGEMAKER_BIND_TO_PORT'])), H)"
+        ".serve_forever()\n"
+    )
+    cloud.endpoints.programs["avatar-endpoint"] = lambda definition: [sys.executable, str(script)]
+    image = "123456789012.dkr.ecr.us-east-1.amazonaws.com/avatar-endpoint-triton:1"
+    code, made = ready("endpoint", "create", "--image", image)
+    assert (code, made["endpoint"]["state"]) == (0, "creating")
+    end = time.monotonic() + 60
+    while ready("endpoint", "status")[1]["endpoint"]["state"] == "creating":
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    status = ready("endpoint", "status")[1]
+    assert status["endpoint"]["state"] == "in service"
+    assert "recycle" in status["remains"]
+    assert ready("endpoint", "scale", "--most", "4")[1]["most"] == 4
+    model = next(iter(cloud.endpoints.models.values()))
+    assert model["ModelDataUrl"] == f"s3://{cloud.bucket}/studio-endpoint/"
+    assert ready("endpoint", "recycle")[0] == 0
+    while ready("endpoint", "status")[1]["endpoint"]["state"] == "updating":
+        time.sleep(0.2)
+    code, gone = ready("endpoint", "delete")
+    assert "endpoint avatars" in gone["gone"]
+    assert (cloud.endpoints.endpoints, cloud.endpoints.configs) == ({}, {})
+    assert ready("endpoint", "status")[1]["remains"].startswith("nothing")
+
+
+def test_an_endpoint_that_aws_would_refuse_is_refused_with_the_reason(ready):
+    code, told = ready("endpoint", "create", "--image", "x/y:1", "--instance", "ml.g6.xlarge")
+    assert code == 1
+    assert "g6" in told["error"]["message"]
+
+
+def test_the_cost_sheet_adds_up_and_follows_the_prices(run, tmp_path):
+    code, sheet = run("costs", "--steps", "1000")
+    assert code == 0
+    lines = {line["what"]: line for line in sheet["costs"]}
+    assert lines["photos screened"]["dollars"] == pytest.approx(0.035)
+    assert lines["idle endpoint"]["dollars"] == 1.41
+    alone = lines["person trained"]["dollars"]
+    assert 0 < lines["person trained, eight in a job"]["dollars"] < alone
+    assert alone == pytest.approx((300 + 1000 * 1.2) / 3600 * 1.41 * 0.35, abs=1e-3)
+    code, told = run("costs", "--endpoint-instance", "ml.unknown")
+    assert code == 1 and "ml.unknown" in told["error"]["message"]
+    broken = tmp_path / "prices.toml"
+    broken.write_text("[calls")
+    assert run("costs", "--prices", str(broken))[0] == 1
+
+
+def test_places_follow_from_the_storage_or_are_asked_for(tmp_path):
+    beside = Settings(storage="s3://bucket/studio", home=tmp_path)
+    assert place(beside, "training", "") == "s3://bucket/studio-training/"
+    assert place(beside, "training", "s3://other/x") == "s3://other/x/"
+    assert endpoint_settings(beside).models == "s3://bucket/studio-endpoint/"
+    assert (
+        job_settings(Settings(storage="s3://bucket", home=tmp_path)).place
+        == "s3://bucket/training/"
+    )
+    with pytest.raises(BackendError, match="AVATAR_AWS_TRAINING"):
+        job_settings(Settings(home=tmp_path))
+    with pytest.raises(BackendError, match="AVATAR_AWS_ROLE and AVATAR_AWS_TRAINER_IMAGE"):
+        sagemaker_trainer(beside)
+
+
+def test_erasing_from_storage_withdraws_what_was_published(cloud, tmp_path):
+    settings = Settings(storage=f"s3://{cloud.bucket}/studio", home=tmp_path)
+    storage = PublishingStorage(LocalStorage(tmp_path / "storage"), published(settings))
+    s3 = boto3.client("s3")
+    names = ("u1/p1/m1.tar.gz", "u1/p1/m2.tar.gz", "u1/p2/m3.tar.gz", "u11/p1/m1.tar.gz")
+    for name in names:
+        s3.put_object(Bucket=cloud.bucket, Key=f"studio-endpoint/{name}", Body=b"x")
+    storage.put("users/u1/people/p1/models/m1/weights", b"x")
+
+    def left():
+        return [key.removeprefix("studio-endpoint/") for key in cloud.stored("studio-endpoint/")]
+
+    assert storage.delete_prefix("users/u1/people/p1/photos") == 0
+    assert left() == list(names)
+    assert storage.delete_prefix("users/u1/people/p1/models/m1") == 2
+    assert left() == list(names[1:])
+    storage.delete_prefix("users/u1/people/p1")
+    assert left() == list(names[2:])
+    storage.delete_prefix("users/u1")
+    assert left() == ["u11/p1/m1.tar.gz"]
