@@ -37,6 +37,16 @@ _ARCHITECTURE = {
     "sdxl": "stable-diffusion-xl-v1-base",
 }
 
+_WORD = 'pipe.load_textual_inversion("FOLDER", weight_name="{file}", token="{token}")'
+_SDXL_WORD = """word = safetensors.torch.load_file("FOLDER/{file}")
+for name, encoder, tokenizer in (
+    ("clip_l", pipe.text_encoder, pipe.tokenizer),
+    ("clip_g", pipe.text_encoder_2, pipe.tokenizer_2),
+):
+    pipe.load_textual_inversion(
+        word[name], token="{token}", text_encoder=encoder, tokenizer=tokenizer
+    )"""
+
 
 def export(
     folder: Path,
@@ -179,6 +189,7 @@ def model_card(
     }
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     front = "\n".join(f"- {tag}" for tag in tags)
+    word = _SDXL_WORD if family == "sdxl" else _WORD
     return f"""---
 base_model: {request.base.id}
 library_name: diffusers
@@ -199,7 +210,7 @@ It draws one person, who agreed to it. Keep it private unless they also agree to
 
 ```python
 pipe.load_lora_weights("FOLDER", weight_name="{WEIGHTS}")
-pipe.load_textual_inversion("FOLDER", weight_name="{WORD}", token="{placeholder(request.token)}")
+{word.format(file=WORD, token=placeholder(request.token))}
 pipe("a portrait of {trigger}")
 ```
 
