@@ -1,0 +1,57 @@
+"""The steps of the way through, as a person takes them in the browser."""
+
+from __future__ import annotations
+
+from playwright.sync_api import Page, expect
+
+TRAIN_MS = 420_000
+
+
+def add_person(page: Page, name: str) -> None:
+    """Welcome: say who it is about and agree."""
+    page.get_by_role("button", name="Avatar Studio").click()
+    page.wait_for_selector("#page-welcome h1")
+    page.fill("#welcome-name input, #welcome-name textarea", name)
+    page.locator("#welcome-who label").first.click()
+    page.check("#welcome-adult input")
+    page.check("#welcome-consent input")
+    page.click("#welcome-start")
+    page.wait_for_selector("#page-photos h1")
+
+
+def add_sample(page: Page) -> None:
+    """Welcome: the sample person, until all twelve photos have their cards."""
+    page.click("#welcome-sample")
+    expect(page.locator(".card")).to_have_count(12, timeout=120_000)
+    expect(page.locator("#notice .notice")).to_have_count(0, timeout=60_000)
+
+
+def go_to_training(page: Page) -> None:
+    """Photos: confirm what is asked, agree for these photos, go on."""
+    if page.locator("[data-do=confirm_all]").count():
+        page.click("[data-do=confirm_all]")
+        expect(page.locator("[data-do=confirm_all]")).to_have_count(0)
+    page.check("#photos-consent input")
+    page.click("#photos-go")
+    page.wait_for_selector("#page-train .estimate")
+
+
+def train(page: Page) -> None:
+    """Train: press the button and wait for the model."""
+    page.click("#train-start")
+    page.wait_for_selector("#page-train .run")
+    page.wait_for_selector(".run-done, .run-failed", timeout=TRAIN_MS)
+    assert page.locator(".run-done").count(), page.locator(".run").inner_text()
+
+
+def draw(page: Page, styles: int) -> None:
+    """Create: pick the first styles, draw, and wait for the results."""
+    page.wait_for_selector(".style-grid")
+    for index in range(styles):
+        page.locator(".style label").nth(index).click()
+    page.click("#create-start")
+    page.wait_for_selector(".results")
+    page.wait_for_selector(
+        ".results[data-state=done], .results[data-state=failed]", timeout=TRAIN_MS
+    )
+    assert page.locator(".results[data-state=done]").count(), page.locator(".results").inner_text()
