@@ -9,9 +9,12 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
 
 from dbos import DBOS
 
+from studio import retention
 from studio.drawing import Drawing
 from studio.engines import Engines
 from studio.errors import BackendError, NotAllowed, UserError
@@ -23,12 +26,14 @@ from studio.shift import Shift
 from studio.workflows import DRAW_QUEUE, TRAIN_QUEUE
 
 QUEUE_POLL_S = 0.5
+SWEEP = "30 */5 * * * *"
+"""Every five minutes, seconds first."""
 
 log = logging.getLogger(__name__)
 
 
-def register(parts: Parts, shift: Shift, engines: Engines) -> None:
-    """Tell DBOS what can be run here. Before `DBOS.launch()`."""
+def register(parts: Parts, shift: Shift, engines: Engines) -> Callable[[datetime, object], None]:
+    """Tell DBOS what can be run here. Before `DBOS.launch()`; the workflow to be scheduled."""
     learning = Learning(parts, shift)
     drawing = Drawing(parts, shift, engines)
     runs = Patient(parts.catalog, shift)
@@ -49,9 +54,23 @@ def register(parts: Parts, shift: Shift, engines: Engines) -> None:
     def generate(run_id: str) -> None:
         draw(run_id)
 
+    @DBOS.step(name="sweep")
+    def sweep_once() -> None:
+        with shift.at_work():
+            swept = retention.sweep(parts.catalog, parts.storage, parts.settings)
+            left = learning.forget_leftovers()
+            if any(asdict(swept).values()) or left:
+                log.info("swept %s, %d working folders", swept, left)
 
-def serve_queues() -> None:
-    """Begin to take work. After `DBOS.launch()`."""
+    @DBOS.workflow(name="sweep")
+    def sweep(_scheduled: datetime, _context: object) -> None:
+        sweep_once()
+
+    return sweep
+
+
+def serve_queues(sweep: Callable[[datetime, object], None]) -> None:
+    """Begin to take work, and to sweep now and then. After `DBOS.launch()`."""
     for name in (TRAIN_QUEUE, DRAW_QUEUE):
         # One partition a user, one job of each kind at a time in it and in this worker.
         DBOS.register_queue(
@@ -60,6 +79,10 @@ def serve_queues() -> None:
             partition_concurrency=1,
             polling_interval_sec=QUEUE_POLL_S,
         )
+    # One of the workers does it, however many there are.
+    DBOS.apply_schedules(
+        [{"schedule_name": "sweep", "workflow_fn": sweep, "schedule": SWEEP, "context": {}}]
+    )
 
 
 def _step(

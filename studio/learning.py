@@ -26,6 +26,7 @@ from training.request import BaseRef, InstancePhoto, Phase, TrainingRequest, Tra
 
 POLL_S = 0.5
 CANCEL_S = 10.0
+LEFTOVER_S = 3600.0
 TOKEN = "sks"
 CLASS_NOUN = "person"
 
@@ -86,7 +87,8 @@ class Learning:
         pause_file = self._folder(run_id) / "run" / "pause"
         self._tell(run_id, "waiting", "Waiting for this machine to be free.")
         try:
-            with self._parts.device.training(pause_file, stop=stop) as lease:
+            device = self._parts.training_device(run_id)
+            with device.training(pause_file, stop=stop) as lease:
                 self._tell(run_id, "preparing", _SENTENCES[Phase.PREPARING])
                 classes = self._class_pictures(run, stop)
                 self._train(run_id, self._request(run, classes), lease)
@@ -120,6 +122,16 @@ class Learning:
         if handle:
             self._parts.trainer.discard(handle)
         shutil.rmtree(self._folder(run_id), ignore_errors=True)
+
+    def forget_leftovers(self) -> int:
+        """Remove old working folders of runs that are over or erased; how many."""
+        oldest, gone = time.time() - LEFTOVER_S, 0
+        for folder in self._folder("any").parent.iterdir():
+            run = self._runs.get(Run, folder.name)
+            if folder.stat().st_mtime < oldest and (run is None or run.over):
+                shutil.rmtree(folder, ignore_errors=True)
+                gone += 1
+        return gone
 
     # inside
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import asdict
@@ -37,6 +38,8 @@ def create(settings: Settings) -> FastAPI:
     begin_logging(settings)
     prepare_page(settings)
     parts = build(settings)
+    # Uploads of an earlier process have no owner any more.
+    shutil.rmtree(settings.home / "tmp" / "gradio", ignore_errors=True)
     visitors = Visitors(settings)
     supervisor = Supervisor(settings)
 

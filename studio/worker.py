@@ -79,9 +79,9 @@ def _launch(parts: Parts, shift: Shift, worker_id: str) -> None:
             "log_level": "WARNING",
         }
     )
-    flows.register(parts, shift, Engines(settings, parts.bases, parts.machine))
+    sweep = flows.register(parts, shift, Engines(settings, parts.bases, parts.machine))
     DBOS.launch()
-    flows.serve_queues()
+    flows.serve_queues(sweep)
 
 
 def _watch(parts: Parts) -> None:

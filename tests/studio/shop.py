@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -92,10 +92,8 @@ def trainers(parts: Parts) -> list[psutil.Process]:
 
 def kill(pid: int) -> None:
     """kill -9, of a process that may be gone already."""
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def trained_model(parts: Parts, user_id: str, set_id: str, *, steps: int = 6) -> PersonalModel:

@@ -35,7 +35,7 @@ def shop(tmp_path_factory):
 
 
 def test_a_training_leaves_a_model_and_no_working_files(shop):
-    parts, user_id, set_id, model = shop
+    parts, user_id, _set_id, model = shop
     run = parts.studio.runs(user_id, kind="train")[-1]
     assert run.state == "done" and run.detail["model_id"] == model.id
     assert model.steps == 6 and model.base_id == "tiny" and model.version == 1
@@ -121,7 +121,7 @@ def test_a_run_of_a_deleted_model_fails_with_a_sentence(shop):
 
 
 def test_a_run_that_ends_every_worker_is_given_up(shop):
-    parts, user_id, set_id, _ = shop
+    parts, user_id, _set_id, _ = shop
     stuck = Run(**(vars(parts.studio.runs(user_id)[0]) | {"id": "stuck", "state": "learning"}))
     parts.catalog.add(stuck)
     for _ in range(MAX_TAKEOVERS):
