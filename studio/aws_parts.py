@@ -57,6 +57,7 @@ def job_settings(settings: Settings) -> SageMakerSettings:
         spot=settings.aws_spot,
         max_run_s=longest,
         max_wait_s=2 * longest,
+        poll_every_s=settings.aws_poll_seconds,
         kms_key=settings.aws_kms_key,
         endpoint_url=settings.aws_endpoint_url,
     )

@@ -100,7 +100,8 @@ class Drawing:
             work.wants(slot, self._runs.get(Avatar, slot_id(run_id, slot.name)))
         self._tell(run_id, "waiting", "Waiting for this machine to be free.", work)
         try:
-            with self._parts.device.drawing(stop=lambda: self._stopping(run_id)):
+            device = self._parts.drawing_device(run_id)
+            with device.drawing(stop=lambda: self._stopping(run_id)):
                 self._tell(run_id, "drawing", "Your avatars are being drawn.", work)
                 self._draw_all(run, model, prompts, work)
         except GaveUp:

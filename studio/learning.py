@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from studio.patience import Patient
 from studio.previews import Previews
 from studio.records import Photo, Run, RunState
 from studio.shift import Shift
+from training.errors import TrainingError
 from training.request import BaseRef, InstancePhoto, Phase, TrainingRequest, TrainingStatus
 
 POLL_S = 0.5
@@ -102,7 +104,8 @@ class Learning:
         self._tell(run_id, "saving", _SENTENCES[Phase.SAVING])
         into = self._folder(run_id) / "model"
         shutil.rmtree(into, ignore_errors=True)
-        trained = self._parts.trainer.collect(run.detail["handle"], into)
+        with _in_words():
+            trained = self._parts.trainer.collect(run.detail["handle"], into)
         try:
             model = self._delivery.model(run, trained)
         except NotAllowed:  # the person was erased meanwhile
@@ -222,7 +225,8 @@ class Learning:
         own sentence when the training failed.
         """
         trainer, stop = self._parts.trainer, self._stopping(run_id)
-        handle = trainer.start(request)
+        with _in_words():
+            handle = trainer.start(request)
         self._runs.update_run(run_id, detail={"handle": handle})
         with Previews(self._parts, self._runs, run_id) as previews:
             while True:
@@ -266,3 +270,12 @@ class Learning:
             **changes,
         )
         self._shown = {run_id: shown}
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """What a trainer refuses is told to the person: its texts are written for them."""
+    try:
+        yield
+    except TrainingError as fault:
+        raise UserError(str(fault), code="failed") from fault

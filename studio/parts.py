@@ -57,6 +57,18 @@ class Parts:
         """The leases of the device that this machine trains and draws on."""
         return Device(self.settings.home / "devices", self.machine.device)
 
+    def training_device(self, run_id: str) -> Device:
+        """Where a run learns. Remote trainings hold nothing of this machine, nor one another."""
+        if self.settings.trainer == "local":
+            return self.device
+        return Device(self.settings.home / "devices", f"{self.settings.trainer}-{run_id}")
+
+    def drawing_device(self, run_id: str) -> Device:
+        """Where a run's avatars are drawn."""
+        if self.settings.engine == "local":
+            return self.device
+        return Device(self.settings.home / "devices", f"{self.settings.engine}-{run_id}")
+
     def work_folder(self, run_id: str) -> Path:
         """Where a run's working files lie until it is over."""
         return self.settings.home / "work" / run_id

@@ -111,6 +111,9 @@ class Settings(BaseSettings):
     aws_trainer_minutes: int = Field(
         180, ge=5, le=40320, description="Longest time one training may run at AWS"
     )
+    aws_poll_seconds: float = Field(
+        10.0, gt=0, description="How often AWS is asked about a training, in seconds"
+    )
     aws_jumpstart_model: str = Field(
         "model-txt2img-stabilityai-stable-diffusion-v2-1-base",
         description="JumpStart model that AVATAR_TRAINER=jumpstart fine-tunes",

@@ -108,6 +108,7 @@ class JumpStartTrainer:
         self.place = Place.parse(settings.job.place)
         self.encryption = encryption(settings.job.kms_key)
         self._s3, self._sagemaker = clients(settings.job.region, settings.job.endpoint_url)
+        self._asked: dict[str, tuple[float, TrainingStatus]] = {}
 
     def start(self, request: TrainingRequest) -> str:
         """Upload and start; a run that was started before is found again by its id."""
@@ -124,7 +125,13 @@ class JumpStartTrainer:
 
     def poll(self, handle: str) -> TrainingStatus:
         """The job's state; JumpStart tells no steps."""
-        run = Handle.read(handle)
+        asked, status = self._asked.get(handle, (0.0, None))
+        if status is None or time.monotonic() - asked >= self.settings.job.poll_every_s:
+            status = self._poll(Handle.read(handle))
+            self._asked[handle] = (time.monotonic(), status)
+        return status
+
+    def _poll(self, run: Handle) -> TrainingStatus:
         told = TrainingStatus(
             phase=Phase.LEARNING, note="JumpStart tells no steps while it learns."
         )
@@ -140,6 +147,7 @@ class JumpStartTrainer:
     def cancel(self, handle: str) -> None:
         """Stop the job, if it still goes."""
         run = Handle.read(handle)
+        self._asked.pop(handle, None)
         with asking("cancel the training"):
             description = describe(self._sagemaker, run.job)
             if description is not None and description["TrainingJobStatus"] == "InProgress":

@@ -43,7 +43,8 @@ class SageMakerSettings:
     """Where and how jobs run. `place` is s3://bucket/prefix, `image` the trainer's image.
 
     Limits in seconds: `max_run_s` of training, `max_wait_s` of waiting for spot capacity and
-    training together. `kms_key` empty means the account's own S3 key.
+    training together. AWS is asked about a run at most every `poll_every_s`. `kms_key` empty means
+    the account's own S3 key.
     """
 
     place: str
@@ -55,6 +56,7 @@ class SageMakerSettings:
     spot: bool = True
     max_run_s: int = 3 * 3600
     max_wait_s: int = 6 * 3600
+    poll_every_s: float = 10.0
     kms_key: str = ""
     endpoint_url: str = ""
     subnets: tuple[str, ...] = ()
@@ -94,6 +96,7 @@ class SageMakerTrainer:
         self.place = Place.parse(settings.place)
         self.encryption = encryption(settings.kms_key)
         self._s3, self._sagemaker = clients(settings.region, settings.endpoint_url)
+        self._asked: dict[str, tuple[float, TrainingStatus]] = {}
 
     # --- the protocol ------------------------------------------------------------------------
 
@@ -127,7 +130,13 @@ class SageMakerTrainer:
 
     def poll(self, handle: str) -> TrainingStatus:
         """The run's state. While AWS does not answer, the last known one with a note."""
-        run = Handle.read(handle)
+        asked, status = self._asked.get(handle, (0.0, None))
+        if status is None or time.monotonic() - asked >= self.settings.poll_every_s:
+            status = self._poll(Handle.read(handle))
+            self._asked[handle] = (time.monotonic(), status)
+        return status
+
+    def _poll(self, run: Handle) -> TrainingStatus:
         told = self._told(run)
         try:
             with asking("look after the training"):
@@ -145,6 +154,7 @@ class SageMakerTrainer:
     def cancel(self, handle: str) -> None:
         """Mark the run as cancelled, and stop its job when no other run in it is still wanted."""
         run = Handle.read(handle)
+        self._asked.pop(handle, None)
         with asking("cancel the training"):
             bucket.put_bytes(self._s3, b"cancelled", self._mark(run), self.encryption)
             description = self._describe(run.job)

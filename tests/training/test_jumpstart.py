@@ -39,7 +39,11 @@ def trainer(cloud, base):
             key = f"{hub.PREFIX}/weights/{path.relative_to(base.folder)}"
             s3.upload_file(str(path), cloud.bucket, key)
     job = SageMakerSettings(
-        place=f"s3://{cloud.bucket}/training", role=ROLE, image="", instance="ml.g5.2xlarge"
+        place=f"s3://{cloud.bucket}/training",
+        role=ROLE,
+        image="",
+        instance="ml.g5.2xlarge",
+        poll_every_s=0.0,
     )
     return JumpStartTrainer(JumpStartSettings(job, rank=4))
 

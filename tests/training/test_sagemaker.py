@@ -33,6 +33,7 @@ def trainer(cloud):
         SageMakerSettings(
             place=f"s3://{cloud.bucket}/training",
             role=ROLE,
+            poll_every_s=0.0,
             image="123456789012.dkr.ecr.us-east-1.amazonaws.com/states:1",
         )
     )
