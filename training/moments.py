@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -59,7 +60,10 @@ def encode_moments(parts: Parts, pictures: Sequence[Image.Image]) -> Moments:
 
 def load_moments(path: Path) -> Moments:
     """Read what `Moments.save` wrote. Raises OSError or ValueError for a damaged file."""
-    stored = load_file(path)
+    try:
+        stored = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is damaged ({error})") from error
     if set(stored) != {"mean", "deviation"}:
         raise ValueError(f"{path} holds {sorted(stored)}, not moments.")
     return Moments(stored["mean"], stored["deviation"])

@@ -1,0 +1,115 @@
+"""Every bad request is refused by field and value before a model is loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.training.runs import photo, request
+from training.checks import check_request, read_request
+from training.errors import NoRoom, RequestRefused, TrainingError
+from training.request import BaseRef, InstancePhoto
+
+
+@pytest.fixture
+def good(bases, tmp_path):
+    def make(family: str = "starter", **changes):
+        asked = request(bases[family], family, tmp_path / "run")
+        return asked.model_copy(update=changes)
+
+    return make
+
+
+def refusal(asked) -> str:
+    with pytest.raises(RequestRefused) as refused:
+        check_request(asked)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("family", ["starter", "sd15", "sd21", "sdxl"])
+def test_a_good_request_passes(good, family):
+    check_request(good(family))
+
+
+def test_photos(good, tmp_path):
+    one = InstancePhoto(path=photo(tmp_path / "one.png", 1))
+    assert refusal(good(photos=())) == "`photos` is 0 photos: at least 2 are needed."
+    assert refusal(good(photos=(one,))) == "`photos` is 1 photo: at least 2 are needed."
+    gone = InstancePhoto(path=tmp_path / "gone.png")
+    missing = refusal(good(photos=(one, gone)))
+    assert missing == "`photos[1]` is gone.png: there is no such file."
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8 not a picture")
+    assert "`photos[1]` is broken.jpg: it cannot be read" in refusal(
+        good(photos=(one, InstancePhoto(path=broken)))
+    )
+    tiny = tmp_path / "tiny.png"
+    Image.new("RGB", (20, 300)).save(tiny)
+    assert "shorter side is 20 pixels" in refusal(good(photos=(one, InstancePhoto(path=tiny))))
+    flipped = InstancePhoto(path=one.path, crop=(0.6, 0.0, 0.4, 1.0))
+    assert "`photos[1].crop` is (0.6, 0.0, 0.4, 1.0)" in refusal(good(photos=(one, flipped)))
+
+
+def test_bases(good, bases, tmp_path):
+    base = good().base
+    absent = base.model_copy(update={"folder": tmp_path / "nowhere"})
+    assert "`base.folder` is" in refusal(good(base=absent))
+    other = base.model_copy(update={"sha256": "0" * 64})
+    assert "`base.sha256` is 000000000000…" in refusal(good(base=other))
+    wrong = BaseRef(id="x", family="sdxl", folder=bases["sd15"], sha256="")
+    assert "`base.family` is sdxl: x belongs to" in refusal(good(base=wrong))
+    copy = Path(shutil.copytree(bases["starter"], tmp_path / "copy"))
+    shutil.rmtree(copy / "unet")
+    hollow = BaseRef(id="hollow", family="starter", folder=copy, sha256="")
+    assert "`base` is hollow" in refusal(good(base=hollow))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("token", "", "it must be one to 40 printable characters."),
+        ("token", "two words", "it must be a single word."),
+        ("class_noun", "x" * 41, "it must be one to 40 printable characters."),
+        ("resolution", 31, "32 to 2048, divisible by 8."),
+        ("resolution", 4096, "32 to 2048, divisible by 8."),
+        ("class_folder", Path("nowhere"), "there is no such folder."),
+        ("rank", 0, "it must be 1 to 512."),
+    ],
+)
+def test_other_fields(good, field, value, said):
+    sentence = refusal(good(**{field: value}))
+    assert sentence.startswith(f"`{field}` is ") and sentence.endswith(said)
+
+
+def test_a_full_disk_is_named_before_the_start(good, monkeypatch):
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=10_000_000))
+    with pytest.raises(NoRoom, match="10 MB of room"):
+        check_request(good())
+
+
+def test_request_files(good, tmp_path):
+    path = tmp_path / "request.json"
+    with pytest.raises(TrainingError, match=r"request\.json cannot be read"):
+        read_request(path)
+    path.write_text("{")
+    with pytest.raises(TrainingError, match="is not JSON"):
+        read_request(path)
+    content = json.loads(good().model_dump_json())
+    for change, said in (
+        ({"version": 2}, "`version` is 2: this trainer understands 1"),
+        ({"run_id": "../up"}, "`run_id` is '../up'"),
+        ({"steps": "many"}, "`steps` is 'many'"),
+        ({"surprise": 1}, "`surprise` is 1"),
+        ({"base": content["base"] | {"family": "sd9"}}, "`base.family` is 'sd9'"),
+    ):
+        path.write_text(json.dumps(content | change))
+        with pytest.raises(RequestRefused) as refused:
+            read_request(path)
+        assert said in str(refused.value)
+    path.write_text(json.dumps(content))
+    assert read_request(path) == good()

@@ -1,0 +1,220 @@
+"""The whole program, from a request file to a result folder, on tiny bases of every family."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.training.runs import request
+from training import dreambooth
+from training.progress import CANCEL, PAUSE, read_status
+from training.request import Phase, TrainingRequest
+from training.result import FOLDER, KOHYA, REPORT, WEIGHTS, WORD, read_result
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """The program takes over signals and threads; give them back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def ask(bases, classes, tmp_path):
+    """A request for a run of that name on that family's tiny base and class pictures."""
+
+    def make(family: str, name: str = "run", **changes) -> TrainingRequest:
+        changes = {"class_folder": classes[family]} | changes
+        return request(bases[family], family, tmp_path / name, **changes)
+
+    return make
+
+
+def run(*requests: TrainingRequest) -> int:
+    arguments = ["--threads", "1"]
+    for asked in requests:
+        asked.run_folder.mkdir(parents=True, exist_ok=True)
+        path = asked.run_folder / "request.json"
+        path.write_text(asked.model_dump_json())
+        arguments += ["--request", str(path)]
+    return dreambooth.main(arguments)
+
+
+@pytest.mark.parametrize("family", ["starter", "sd15", "sd21", "sdxl"])
+def test_every_family_ends_with_a_result(ask, tmp_path, family):
+    asked = ask(family, preview_every=3)
+    assert run(asked) == dreambooth.DONE
+    status = read_status(asked.run_folder)
+    assert status.phase is Phase.DONE and status.step == status.total == 6
+    assert {preview.step for preview in status.previews} == {3, 6}
+    assert all(preview.path.is_file() for preview in status.previews)
+    model = read_result(asked.run_folder / FOLDER)
+    assert (model.base_id, model.family, model.token) == (f"tiny-{family}", family, "sks")
+    assert model.base_sha256 == asked.base.sha256
+    report = json.loads((model.folder / REPORT).read_text())
+    assert report["likeness"] in ("clear", "partial", "weak")
+    assert report["held_out_photos"] == 1
+    steps = [candidate["step"] for candidate in report["candidates"]]
+    assert report["chosen_step"] in steps and steps[-1] == 6
+    written = "".join(path.read_text("utf-8", "ignore") for path in sorted(model.folder.iterdir()))
+    assert str(tmp_path) not in written and "0.png" not in written
+
+
+def until(condition, act) -> threading.Thread:
+    """Call `act` from another thread once `condition` holds."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if condition():
+                act()
+                return
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def reached(folder: Path, step: int) -> bool:
+    status = read_status(folder)
+    return status is not None and status.step >= step
+
+
+def final(folder: Path) -> dict[str, torch.Tensor]:
+    result = folder / FOLDER
+    return load_file(result / WEIGHTS) | load_file(result / WORD)
+
+
+def test_a_run_that_was_terminated_continues_to_the_same_weights(ask):
+    common = {"steps": 24, "preview_every": 24}
+    whole = ask("starter", "whole", **common)
+    assert run(whole) == dreambooth.DONE
+    broken = ask("starter", "broken", **common)
+    for step in (4, 14, 19):
+        thread = until(
+            lambda step=step: reached(broken.run_folder, step),
+            lambda: os.kill(os.getpid(), signal.SIGTERM),
+        )
+        begun = time.monotonic()
+        assert run(broken) == dreambooth.INTERRUPTED
+        assert time.monotonic() - begun < 60
+        thread.join()
+        status = read_status(broken.run_folder)
+        assert status.phase is Phase.WAITING and "continues" in status.note
+    assert run(broken) == dreambooth.DONE
+    for key, value in final(whole.run_folder).items():
+        assert torch.equal(value, final(broken.run_folder)[key]), key
+
+
+def test_a_paused_run_stands_still_until_it_is_resumed(ask):
+    asked = ask("starter", steps=12)
+    asked.run_folder.mkdir()
+    pause = asked.run_folder / PAUSE
+    pause.touch()
+    seen = []
+
+    def paused() -> bool:
+        status = read_status(asked.run_folder)
+        return status is not None and status.phase is Phase.PAUSED
+
+    def look() -> None:
+        seen.append(read_status(asked.run_folder).step)
+        time.sleep(0.5)
+        seen.append(read_status(asked.run_folder).step)
+        pause.unlink()
+
+    thread = until(paused, look)
+    assert run(asked) == dreambooth.DONE
+    thread.join()
+    assert len(seen) == 2 and seen[0] == seen[1] < 12
+
+
+def test_a_cancelled_run_ends_within_two_seconds(ask):
+    asked = ask("starter", steps=2000)
+    when = []
+
+    def cancel() -> None:
+        (asked.run_folder / CANCEL).touch()
+        when.append(time.monotonic())
+
+    thread = until(lambda: reached(asked.run_folder, 3), cancel)
+    assert run(asked) == dreambooth.CANCELLED
+    thread.join()
+    assert time.monotonic() - when[0] < 2
+    assert read_status(asked.run_folder).phase is Phase.CANCELLED
+    assert not (asked.run_folder / FOLDER).exists()
+
+
+def test_people_of_one_run_each_get_their_own_result(ask):
+    one, two, gone = (
+        ask("starter", name, seed=seed, steps=steps)
+        for name, seed, steps in (("one", 1, 6), ("two", 2, 9), ("gone", 3, 9))
+    )
+    thread = until(lambda: reached(gone.run_folder, 2), lambda: (gone.run_folder / CANCEL).touch())
+    assert run(one, two, gone) == dreambooth.FAILED
+    thread.join()
+    assert read_status(gone.run_folder).phase is Phase.CANCELLED
+    for asked, steps in ((one, 6), (two, 9)):
+        assert read_status(asked.run_folder).phase is Phase.DONE
+        assert read_result(asked.run_folder / FOLDER).steps == steps
+    ours, theirs = final(one.run_folder), final(two.run_folder)
+    assert any(not torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_loss_that_is_no_number_ends_with_step_and_cause(bases, classes, tmp_path):
+    bad = Path(shutil.copytree(bases["starter"], tmp_path / "bad"))
+    file = bad / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["conv_out.bias"] = weights["conv_out.bias"] * float("nan")
+    save_file(weights, file, {"format": "pt"})
+    asked = request(bad, "starter", tmp_path / "run", class_folder=classes["starter"])
+    assert run(asked) == dreambooth.FAILED
+    status = read_status(asked.run_folder)
+    assert status.phase is Phase.FAILED
+    assert "step 1" in status.failure and "nan" in status.failure
+
+
+def test_without_a_class_folder_the_trainer_draws_its_own(ask):
+    asked = ask("starter", class_folder=None, steps=3)
+    assert run(asked) == dreambooth.DONE
+    assert len(list((asked.run_folder / "class").glob("*.png"))) == 48
+
+
+def test_a_full_fine_tune_gives_whole_weights_and_a_lora(ask):
+    asked = ask("starter", method="full", train_text_encoder=True, steps=4)
+    assert run(asked) == dreambooth.DONE
+    result = asked.run_folder / FOLDER
+    assert (result / "whole" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+    assert (result / "whole" / "text_encoder" / "model.safetensors").is_file()
+    weights = load_file(result / WEIGHTS)
+    assert any(key.startswith("text_encoder.") for key in weights)
+    assert any(value.any() for key, value in weights.items() if "unet" in key and "lora_B" in key)
+
+
+def test_a_done_run_is_not_trained_again_nor_by_another_request(ask, capsys):
+    asked = ask("starter", steps=3)
+    assert run(asked) == dreambooth.DONE
+    assert run(asked) == dreambooth.BAD_REQUEST
+    assert "`run_id` is run: this run is already done." in capsys.readouterr().err
+
+
+def test_kohya_file_lies_beside_the_weights(ask):
+    asked = ask("sd15", steps=3, train_text_encoder=True)
+    assert run(asked) == dreambooth.DONE
+    keys = load_file(asked.run_folder / FOLDER / KOHYA).keys()
+    assert any(key.startswith("lora_unet_down_blocks_1_attentions_0") for key in keys)
+    assert any(key.startswith("lora_te_text_model_encoder_layers_0_self_attn") for key in keys)
