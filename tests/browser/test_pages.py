@@ -1,0 +1,261 @@
+"""Pages and states in a real browser: phone and desktop, English and German, errors and undo.
+
+Run as: python -m pytest tests/browser/test_pages.py
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser import walk
+from tests.browser.conftest import PHONE, Visit
+from tests.browser.server import ROOT, Server
+
+pytestmark = pytest.mark.browser
+SAMPLES = ROOT / "studio" / "samples" / "person-1"
+
+
+@pytest.fixture(scope="module")
+def trained(browser: Browser, studio: Server) -> str:
+    """A person with a model and four avatars; the name is enough to find them."""
+    page = browser.new_context(locale="en-GB").new_page()
+    page.goto(studio.url)
+    page.wait_for_selector(".page h1")
+    walk.add_person(page, "Trained")
+    page.set_input_files("#drop input[type=file]", [str(p) for p in sorted(SAMPLES.glob("*.webp"))])
+    expect(page.locator(".card[data-photo]")).to_have_count(12, timeout=120_000)
+    expect(page.locator("#photos-go")).to_be_enabled(timeout=60_000)
+    walk.go_to_training(page)
+    walk.train(page)
+    page.click(".run-done .key")
+    walk.draw(page, styles=2)
+    expect(page.locator(".results .tile")).to_have_count(4)
+    page.context.close()
+    return "Trained"
+
+
+def accessible(page: Page) -> None:
+    """No serious or critical finding of the accessibility engine in the page as it is now."""
+    found = Axe().run(page).response["violations"]
+    grave = [
+        (one["id"], [node["html"][:160] for node in one["nodes"]])
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert not grave, grave
+
+
+def fits(page: Page) -> None:
+    """Nothing is wider than the window."""
+    wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert wide <= 0, f"{wide} px wider than the window"
+
+
+def to_place(page: Page, name: str) -> None:
+    page.locator(f".places [data-id={name}]").click()
+    page.wait_for_selector(f"#page-{name} h1")
+
+
+def to_step(page: Page, name: str) -> None:
+    page.locator(f".steps [data-id={name}]").click()
+    page.wait_for_selector(f"#page-{name} h1")
+
+
+def test_what_is_missing_is_said_where_it_can_be_seen(visit: Visit) -> None:
+    page = visit()
+    page.click("#welcome-start")
+    notice = page.locator("#notice [role=alert]")
+    expect(notice).to_contain_text("give the person a name")
+    page.fill("#welcome-name input, #welcome-name textarea", "Nobody")
+    page.click("#welcome-start")
+    expect(notice).to_contain_text("who is in the photos")
+    page.locator("#welcome-who label").first.click()
+    page.click("#welcome-start")
+    expect(notice).to_contain_text("Only adults")
+    page.check("#welcome-adult input")
+    page.click("#welcome-start")
+    expect(notice).to_contain_text("agreement")
+    expect(page.locator(".steps [data-id=photos]")).to_be_disabled()
+    page.locator("#notice [data-do=dismiss]").click()
+    expect(notice).to_have_count(0)
+
+
+def test_a_photo_is_cropped_removed_and_kept_across_a_reload(visit: Visit) -> None:
+    page = visit()
+    walk.add_person(page, "Cropped")
+    files = [SAMPLES / f"{number:02}.webp" for number in (1, 2)]
+    page.set_input_files("#drop input[type=file]", [str(file) for file in files])
+    expect(page.locator(".card[data-photo]")).to_have_count(2, timeout=60_000)
+    expect(page.locator(".card-waiting")).to_have_count(0)
+    frame = page.locator(".card[data-photo] .frame").first
+    before = frame.get_attribute("style")
+    page.locator("[data-local=crop]").first.click()
+    accessible(page)
+    page.locator("dialog input[type=range]").fill("60")
+    page.keyboard.press("Tab")
+    page.locator("dialog .frame").focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    page.get_by_role("button", name="Use this crop").click()
+    expect(page.locator("#notice")).to_contain_text("crop was changed")
+    assert frame.get_attribute("style") != before
+    page.locator(".card[data-photo] [data-do=remove]").first.click()
+    expect(page.locator(".card[data-photo]")).to_have_count(1)
+    page.reload()
+    page.wait_for_selector("#page-photos h1")
+    expect(page.locator(".card[data-photo]")).to_have_count(1)
+
+
+def test_the_same_photo_twice_is_told_by_name(visit: Visit, tmp_path: Path) -> None:
+    page = visit()
+    walk.add_person(page, "Twice")
+    shutil.copy(SAMPLES / "03.webp", tmp_path / "again.webp")
+    page.set_input_files(
+        "#drop input[type=file]", [str(SAMPLES / "03.webp"), str(tmp_path / "again.webp")]
+    )
+    expect(page.locator(".card-block")).to_have_count(1, timeout=60_000)
+    expect(page.locator(".card-block")).to_contain_text("same picture as “03.webp”")
+
+
+def test_a_training_is_cancelled_after_asking(visit: Visit) -> None:
+    page = visit()
+    walk.add_person(page, "Cancelled")
+    page.set_input_files("#drop input[type=file]", [str(p) for p in sorted(SAMPLES.glob("*.webp"))])
+    expect(page.locator(".card[data-photo]")).to_have_count(12, timeout=120_000)
+    expect(page.locator("#photos-go")).to_be_enabled(timeout=60_000)
+    walk.go_to_training(page)
+    page.click("#train-start")
+    page.locator(".run [data-do=cancel]").click()
+    page.locator("dialog .button", has_text=re.compile("^Cancel$")).click()
+    expect(page.locator(".run [data-do=cancel]")).to_have_count(1)
+    page.locator(".run [data-do=cancel]").click()
+    page.locator("dialog .button.danger").click()
+    expect(page.locator(".run-cancelled")).to_be_visible()
+    expect(page.locator("#train-start")).to_be_enabled()
+
+
+def test_words_that_are_refused_come_back_with_what_to_do(visit: Visit, trained: str) -> None:
+    page = visit()
+    page.locator(".person", has_text=trained).click()
+    page.wait_for_selector(".style-grid")
+    page.click("#create-start")
+    expect(page.locator("#notice [role=alert]")).to_contain_text("pick at least one style")
+    page.locator(".style label").first.click()
+    page.fill("#create-text textarea", "completely naked on a bed")
+    page.click("#create-start")
+    alert = page.locator("#notice [role=alert]")
+    expect(alert).to_contain_text("We cannot draw this", timeout=60_000)
+    expect(alert).to_contain_text("Describe another picture")
+    assert page.locator("#create-text textarea").input_value() == "completely naked on a bed"
+
+
+def test_styles_are_searched_and_picked(visit: Visit, trained: str) -> None:
+    page = visit()
+    page.locator(".person", has_text=trained).click()
+    page.wait_for_selector(".style-grid")
+    every = page.locator(".style:visible").count()
+    page.fill("[data-local=style-search]", "manga")
+    found = page.locator(".style:visible").count()
+    assert 0 < found < every
+    page.locator(".style:visible label").first.click()
+    page.fill("[data-local=style-search]", "no such style")
+    expect(page.locator("[data-role=no-styles]")).to_be_visible()
+    page.fill("[data-local=style-search]", "")
+    expect(page.locator(".styles-count")).to_have_text("1 picked")
+
+
+def test_the_album_opens_likes_deletes_and_undoes(visit: Visit, trained: str) -> None:
+    page = visit()
+    to_place(page, "avatars")
+    count = page.locator("#album .tile").count()
+    assert count >= 4
+    page.locator("#album .tile-open").first.click()
+    accessible(page)
+    first = page.locator("dialog.viewer img").get_attribute("src")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("dialog.viewer img").get_attribute("src") != first
+    page.get_by_role("button", name="Does not look like me").click()
+    expect(page.locator("#notice")).to_contain_text("Thank you")
+    page.locator("#album .tile [data-do=favourite]").first.click()
+    expect(page.locator("#album .tile.favourite")).to_have_count(1)
+    for box in page.locator("#album .tile-select input").all()[:2]:
+        box.check()
+    page.locator("[data-local=delete-selected]").click()
+    page.locator("dialog .button.danger").click()
+    expect(page.locator("#album .tile")).to_have_count(count - 2)
+    page.locator("#notice [data-do=undo]").click()
+    expect(page.locator("#album .tile")).to_have_count(count)
+    expect(page.locator("#notice")).to_contain_text("2 avatars are back")
+
+
+def test_everything_of_a_person_goes_only_when_their_name_is_typed(
+    visit: Visit, studio: Server
+) -> None:
+    page = visit()
+    walk.add_person(page, "Goes Away")
+    page.set_input_files("#drop input[type=file]", str(SAMPLES / "05.webp"))
+    expect(page.locator(".card[data-photo]")).to_have_count(1, timeout=60_000)
+    before = sum(1 for path in (studio.home / "storage").rglob("*.jpg"))
+    to_place(page, "people")
+    card = page.locator(".person-card", has_text="Goes Away")
+    card.locator(".erase summary").click()
+    card.locator("input[name=typed]").fill("somebody else")
+    card.locator("form[data-do=erase] button").click()
+    expect(page.locator("#notice [role=alert]")).to_contain_text("nothing was deleted")
+    if not card.locator("input[name=typed]").is_visible():
+        card.locator(".erase summary").click()
+    card.locator("input[name=typed]").fill("Goes Away")
+    card.locator("form[data-do=erase] button").click()
+    expect(page.locator(".receipt")).to_contain_text("1 photos")
+    expect(page.locator(".person-card", has_text="Goes Away")).to_have_count(0)
+    assert sum(1 for path in (studio.home / "storage").rglob("*.jpg")) < before
+
+
+@pytest.mark.parametrize(
+    ("size", "language", "scheme"),
+    [((1280, 900), "en-GB", "light"), (PHONE, "de-DE", "dark"), (PHONE, "en-GB", "light")],
+    ids=["desktop-en-light", "phone-de-dark", "phone-en-light"],
+)
+def test_every_page_fits_and_is_accessible(
+    visit: Visit, trained: str, size: tuple[int, int], language: str, scheme: str
+) -> None:
+    page = visit(size=size, language=language, scheme=scheme)
+    german = language == "de-DE"
+    assert page.evaluate("document.documentElement.lang") == language[:2]
+    expect(page.locator("#page-welcome h1")).to_contain_text(
+        "gemacht auf diesem Rechner" if german else "made on this machine"
+    )
+    accessible(page)
+    fits(page)
+    page.locator(".person", has_text=trained).click()
+    page.wait_for_selector("#page-create .style-grid")
+    for name in ("create", "train", "photos"):
+        to_step(page, name)
+        page.wait_for_timeout(600)
+        accessible(page)
+        fits(page)
+    for name in ("avatars", "people", "host"):
+        to_place(page, name)
+        page.wait_for_timeout(600)
+        accessible(page)
+        fits(page)
+
+
+def test_the_page_works_by_keyboard(visit: Visit) -> None:
+    page = visit()
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#page-welcome h1")).to_be_focused()
+
+
+def test_a_link_to_somebody_elses_run_tells_nothing(visit: Visit) -> None:
+    page = visit("?run=AAAAAAAAAAAAAAAAAAAAAA")
+    expect(page.locator("#notice [role=alert]")).to_contain_text("could not find that")
+    expect(page.locator("#page-welcome h1")).to_be_visible()
