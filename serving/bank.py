@@ -124,6 +124,13 @@ class Bank:
         with self._lock:
             for key in [key for key in self._host if key[0] == path]:
                 del self._host[key]
+            self.leave_device(folder)
+
+    @torch.inference_mode()
+    def leave_device(self, folder: Path) -> None:
+        """Free a person's slots; the adapter stays in host memory."""
+        path = str(folder.resolve())
+        with self._lock:
             for seat in [seat for seat in self._seats if seat[0][0] == path]:
                 slot = self._seats.pop(seat)
                 if slot in self._drawing:

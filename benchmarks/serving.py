@@ -1,0 +1,286 @@
+"""One shared base against stock diffusers: latency, switching people, mixed batches, people per GB.
+
+`python -m benchmarks.serving [--quick] [--base FOLDER] [--shape sd15|sdxl] [--device cuda]`.
+Ours and the peer run in turn in one process on one base. People have random weights of the
+recipe's rank and layers, so only speed and memory are read from here. A ratio is peer over ours in
+time or bytes (above 1 is better for us).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import save_file
+
+from benchmarks.serving_peer import Peer, timed
+from benchmarks.shapes import random_base
+from diffusion.bases import family_of, weights_sha256
+from diffusion.lora import attach
+from diffusion.sampling import Quality
+from serving.adapter import CARD, WEIGHTS, ServedBase
+from serving.bank import Wanted
+from serving.batching import largest_that_pays
+from serving.engine import Drawer
+from serving.queue import RequestQueue
+from serving.request import GenerationRequest
+from training.recipe import default
+
+PROMPT = "a portrait of a person, blue background"
+QUALITIES: tuple[Quality, ...] = ("fast", "balanced", "best")
+BATCHES = (1, 2, 4, 8, 16)
+ZIPF_PEOPLE = 1000
+ZIPF_EXPONENT = 1.1
+
+Figures = dict[str, Any]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the tables and, last, one line of JSON."""
+    given = _arguments(arguments)
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        folder = random_base(work / given.shape, given.shape) if given.shape else given.base
+        base = ServedBase(folder.name, weights_sha256(folder), family_of(folder), folder)
+        drawer = Drawer.open(
+            base, device=given.device, host_bytes=given.host_mb << 20, batch_rows=max(BATCHES)
+        )
+        people = make_people(work / "people", drawer, 16)
+        peer = Peer(drawer.parts)
+        figures: Figures = {
+            "base": base.id,
+            "family": base.family,
+            "device": _device(drawer),
+            "dtype": str(drawer.parts.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "adapter_bytes": (people[0] / WEIGHTS).stat().st_size,
+        }
+        figures |= latency(drawer, peer, people, 3 if given.quick else 20)
+        figures |= switching(drawer, peer, people, 8 if given.quick else 30)
+        figures |= batches(drawer, people, 1 if given.quick else 5)
+        figures |= memory(drawer, people)
+        requests = 24 if given.quick else 300
+        figures |= zipf(drawer, peer, people, work / "zipf", requests, figures["batch_pays"])
+    show(figures)
+    print(json.dumps(figures))
+
+
+def _arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few repeats, within three minutes")
+    parser.add_argument("--base", type=Path, default=Path("models/starter-1"))
+    parser.add_argument("--shape", choices=("sd15", "sdxl"), help="random weights of this shape")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--host-mb", type=int, default=256, help="host memory for adapters")
+    return parser.parse_args(arguments)
+
+
+def _device(drawer: Drawer) -> str:
+    if drawer.parts.device.type == "cuda":
+        return torch.cuda.get_device_name(drawer.parts.device)
+    return f"CPU, {os.cpu_count()} cores"
+
+
+def make_people(folder: Path, drawer: Drawer, count: int) -> list[Path]:
+    """Adapters of the recipe's rank and layers with random fp16 weights."""
+    recipe = default(drawer.base.family)
+    stack = attach(drawer.parts.unet, recipe.targets, 1, recipe.rank)
+    card = {
+        "base_id": drawer.base.id,
+        "base_sha256": drawer.base.sha256,
+        "family": drawer.base.family,
+    }
+    made = []
+    for n in range(count):
+        person = folder / f"person-{n}"
+        person.mkdir(parents=True)
+        with torch.no_grad():
+            stack.vectors.normal_(0, 0.01)
+        state = {key: value.half().contiguous() for key, value in stack.state(0).items()}
+        save_file(state, person / WEIGHTS)
+        (person / CARD).write_text(json.dumps(card))
+        made.append(person)
+    stack.detach()
+    return made
+
+
+def request(n: int, person: Path | None, quality: Quality) -> GenerationRequest:
+    return GenerationRequest(
+        id=str(n), prompt=PROMPT, seed=n, quality=quality, adapter=person, owner=str(person)
+    )
+
+
+def draw(drawer: Drawer, requests: list[GenerationRequest]) -> None:
+    drawer.draw([drawer.check(one) for one in requests])
+
+
+def latency(drawer: Drawer, peer: Peer, people: list[Path], repeats: int) -> Figures:
+    """One person's picture at each quality; ours and the peer's in turn."""
+    figures: Figures = {}
+    peer.load(people[0])
+    for quality in QUALITIES:
+        ours, theirs = [], []
+        for n in range(-1, repeats):
+            one = [request(n + 1, people[0], quality)]
+            pair = (
+                timed(drawer.parts, draw, drawer, one),
+                timed(drawer.parts, peer.draw, PROMPT, n + 1, quality),
+            )
+            if n >= 0:  # the first round warms both up
+                ours.append(pair[0])
+                theirs.append(pair[1])
+        for name, values in (("ours", ours), ("peer", theirs)):
+            figures[f"{quality}_{name}_p50_s"] = round(statistics.median(values), 4)
+            figures[f"{quality}_{name}_p95_s"] = round(percentile(values, 95), 4)
+        figures[f"latency_{quality}_ratio"] = ratio(
+            statistics.median(theirs), statistics.median(ours)
+        )
+    peer.unload()
+    return figures
+
+
+def switching(drawer: Drawer, peer: Peer, people: list[Path], repeats: int) -> Figures:
+    """Going from one person to the next, until the UNet would draw the other."""
+    bank = drawer.bank
+    for person in people:
+        bank.adapter(person)
+
+    def switch(person: Path) -> None:
+        with bank.seated([Wanted(person)]) as slots:
+            bank.bind_unet(slots * 2)
+        bank.bind_unet(None)
+
+    switch(people[0])
+    taken: dict[str, list[float]] = {"resident": [], "host": [], "disk": []}
+    for turn in range(repeats):
+        one, other = people[turn % len(people)], people[(turn + 1) % len(people)]
+        bank.forget(other)
+        taken["disk"].append(timed(drawer.parts, switch, other))
+        switch(one)
+        taken["resident"].append(timed(drawer.parts, switch, other))
+        bank.leave_device(other)
+        taken["host"].append(timed(drawer.parts, switch, other))
+    theirs = peer.switches(people[:4], max(3, repeats // 3))
+    figures: Figures = {
+        f"switch_{name}_ms": round(statistics.median(values) * 1000, 3)
+        for name, values in (taken | {f"peer_{k}": v for k, v in theirs.items()}).items()
+    }
+    hot = statistics.median(theirs["hotswap"])
+    figures["switch_resident_ratio"] = ratio(hot, statistics.median(taken["resident"]))
+    figures["switch_host_ratio"] = ratio(hot, statistics.median(taken["host"]))
+    figures["switch_disk_ratio"] = ratio(
+        statistics.median(theirs["load"]), statistics.median(taken["disk"])
+    )
+    return figures
+
+
+def batches(drawer: Drawer, people: list[Path], repeats: int) -> Figures:
+    """1 to 16 different people in one batch against the same people one after another."""
+    figures: Figures = {}
+    seconds: dict[int, float] = {}
+    for size in BATCHES:
+        requests = [request(n, people[n], "fast") for n in range(size)]
+        draw(drawer, requests)
+        mixed, alone = [], []
+        for _ in range(repeats):
+            mixed.append(timed(drawer.parts, draw, drawer, requests))
+            alone += [timed(drawer.parts, draw, drawer, [one]) for one in requests[:4]]
+        seconds[size] = statistics.median(mixed)
+        figures[f"batch_{size}_s"] = round(seconds[size], 4)
+        figures[f"batch_{size}_ratio"] = ratio(size * statistics.median(alone), seconds[size])
+    figures["batch_pays"] = largest_that_pays(seconds)
+    figures["mixed_batch_ratio"] = figures[f"batch_{figures['batch_pays']}_ratio"]
+    return figures
+
+
+def memory(drawer: Drawer, people: list[Path]) -> Figures:
+    """Bytes per person here, against a pipeline of their own for each (AWS's sample)."""
+    parts = drawer.parts
+    modules = [parts.unet, parts.vae, *parts.text_encoders]
+    whole = sum(p.numel() * p.element_size() for m in modules for p in m.parameters())
+    host = drawer.bank.adapter(people[0]).size_bytes
+    slot = drawer.bank.slot_bytes
+    return {
+        "people_per_gb_device": int(1e9 / slot),
+        "people_per_gb_host": int(1e9 / host),
+        "people_per_gb_peer": round(1e9 / (whole + host), 2),
+        "people_per_gb_ratio": ratio(whole + host, slot),
+    }
+
+
+def zipf(
+    drawer: Drawer, peer: Peer, people: list[Path], folder: Path, count: int, rows: int
+) -> Figures:
+    """Requests of 1,000 people by a Zipf law: the queue here, hot-swap in turn at the peer."""
+    folder.mkdir()
+    many = []
+    for n in range(ZIPF_PEOPLE):
+        person = folder / str(n)
+        person.mkdir()
+        for name in (CARD, WEIGHTS):  # links: other people to the bank, no more room on disk
+            os.link(people[n % len(people)] / name, person / name)
+        many.append(person)
+    weights = [1 / (n + 1) ** ZIPF_EXPONENT for n in range(ZIPF_PEOPLE)]
+    asked = random.Random(0).choices(many, weights, k=count)
+    loads, puts = drawer.bank.loads, drawer.bank.puts
+    queue = RequestQueue(drawer, batch_rows=rows, most_waiting=count, most_waiting_each=count)
+    start = time.perf_counter()
+    tickets = [queue.submit(request(n, person, "fast")) for n, person in enumerate(asked)]
+    for ticket in tickets:
+        ticket.result()
+    ours = time.perf_counter() - start
+    queue.close()
+    theirs_count = max(6, count // 4)
+    theirs = timed(drawer.parts, _serve_in_turn, peer, asked[:theirs_count])
+    return {
+        "zipf_people": len(set(asked)),
+        "zipf_requests": count,
+        "zipf_pictures_per_s": round(count / ours, 3),
+        "zipf_peer_pictures_per_s": round(theirs_count / theirs, 3),
+        "zipf_disk_loads": drawer.bank.loads - loads,
+        "zipf_device_puts": drawer.bank.puts - puts,
+        "zipf_ratio": ratio(theirs / theirs_count, ours / count),
+    }
+
+
+def _serve_in_turn(peer: Peer, asked: list[Path]) -> None:
+    for n, person in enumerate(asked):
+        peer.hotswap(person)
+        peer.draw(PROMPT, n, "fast")
+    peer.unload()
+
+
+def percentile(values: list[float], percent: float) -> float:
+    """The smallest value that `percent` of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+def ratio(peer: float, ours: float) -> float:
+    return round(peer / ours, 3)
+
+
+def show(figures: Figures) -> None:
+    """The figures as a table."""
+    table = Table(title=f"serving on {figures['base']}, {figures['device']}")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in figures.items():
+        table.add_row(name, str(value))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
