@@ -27,7 +27,7 @@ def open_house(home: Path, **changes: object) -> Parts:
 
 @dataclass(frozen=True)
 class Household:
-    """Everything a user can have: three photos, a training, a model, a drawing and an avatar."""
+    """Everything a user can have: two photos, a training, a model, a drawing and an avatar."""
 
     user: User
     person: Person
@@ -46,7 +46,7 @@ def furnish(parts: Parts, name: str, folder: Path) -> Household:
     user = studio.user(name)
     person = studio.add_person(user.id, f"{name} herself")
     photo_set = studio.photo_set(user.id, person.id)
-    for path in sample_photos()[:3]:
+    for path in sample_photos()[:2]:
         studio.add_photo(user.id, photo_set.id, path.name, path)
     studio.confirm_all(user.id, photo_set.id)
     studio.consent(user.id, person.id)
