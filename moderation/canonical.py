@@ -171,12 +171,13 @@ def _leet_view(plain: str, table: dict[int, int]) -> str:
     tokens = _TOKEN.findall(plain)
     mixed = [t for t in tokens if re.search(r"[a-z]", t) and re.search(r"[0-9@$!|€£]", t)]
     telling = [t for t in mixed if not _MEASURE.match(t.strip(".!?\"'"))]
-    everywhere = len(telling) >= 3
+    digits = sum(1 for t in tokens if re.search(r"[0-9@$!|€£]", t))
+    everywhere = len(telling) >= 3 or (bool(telling) and digits * 2 >= len(tokens))
 
     def decode(match: re.Match[str]) -> str:
         token = match.group(0)
         core = token.rstrip("!?.")
-        if not re.search(r"[a-z]", core) or (_MEASURE.match(core) and not everywhere):
+        if not everywhere and (not re.search(r"[a-z]", core) or _MEASURE.match(core)):
             return token
         return core.translate(table)
 
