@@ -20,7 +20,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -37,6 +37,7 @@ BUSY_TRIES = 4
 _TARGET = re.compile(r"([A-Za-z0-9_-]{1,64})/[A-Za-z0-9_-]{1,64}/[A-Za-z0-9_-]{1,64}\.tar\.gz")
 _LOG = logging.getLogger(__name__)
 
+Container = Literal["http", "triton"]
 Tell = Callable[[str], None]
 """Told what is waited for, in a sentence for the person."""
 
@@ -54,7 +55,8 @@ class EndpointSettings:
     """`models` is the s3://bucket/prefix/ the endpoint loads from (its ModelDataUrl).
 
     `base_sha256` is the base that the endpoint's container holds; a model of another base is
-    refused here, before it is published.
+    refused here, before it is published. `container` is what runs there: our HTTP contract on CPU
+    instances, or Triton on GPUs.
     """
 
     name: str
@@ -64,6 +66,7 @@ class EndpointSettings:
     region: str = "us-east-1"
     kms_key: str = ""
     endpoint_url: str = ""
+    container: Container = "http"
     at_once: int = 4
     warm_up_s: float = WARM_UP_S
 
@@ -150,11 +153,11 @@ class EndpointEngine:
         content = self._invoke(request, stop)
         if content is None:
             return None
-        return _rendered(request, content, time.monotonic() - begun)
+        return _rendered(request, content, time.monotonic() - begun, self.settings.container)
 
     def _invoke(self, request: GenerationRequest, stop: CancelCheck) -> bytes | None:
         """The endpoint's answer. Waits for a cold model, tries again where it was busy."""
-        body = _body(request)
+        kind, body = _body(request, self.settings.container)
         until = time.monotonic() + self.settings.warm_up_s
         pause, busy = 0.5, 0
         while True:
@@ -162,7 +165,7 @@ class EndpointEngine:
                 answer = self._runtime.invoke_endpoint(
                     EndpointName=self.settings.name,
                     TargetModel=request.target,
-                    ContentType="application/json",
+                    ContentType=kind,
                     Accept="application/json",
                     Body=body,
                 )
@@ -342,8 +345,10 @@ def _from_container(response: dict[str, Any]) -> tuple[EngineError, str]:
     return EndpointFault(f"The endpoint could not draw this picture ({status})."), "no"
 
 
-def _body(request: GenerationRequest) -> bytes:
-    """The shape of JumpStart's SDXL endpoints: it brings the picture back without loss."""
+def _body(request: GenerationRequest, container: Container) -> tuple[str, bytes]:
+    """Content type and body: the shape of JumpStart's SDXL endpoints, which brings the picture back
+    without loss; for Triton as its one text input `payload`.
+    """
     texts = [{"text": request.prompt, "weight": 1.0}]
     if request.negative:
         texts.append({"text": request.negative, "weight": -1.0})
@@ -357,7 +362,18 @@ def _body(request: GenerationRequest) -> bytes:
         "cfg_scale": request.guidance,
         "strength": request.strength,
     }
-    return json.dumps({name: value for name, value in asked.items() if value is not None}).encode()
+    text = json.dumps({name: value for name, value in asked.items() if value is not None})
+    if container == "http":
+        return "application/json", text.encode()
+    payload = {"name": "payload", "shape": [1, 1], "datatype": "BYTES", "data": [text]}
+    return "application/octet-stream", json.dumps({"inputs": [payload]}).encode()
+
+
+def _from_triton(content: bytes) -> bytes:
+    """Triton's outputs as the answer our HTTP container would have given."""
+    told = {output["name"]: output["data"] for output in json.loads(content)["outputs"]}
+    info = json.loads(told["info"][0]) if told.get("info") else {}
+    return json.dumps({"generated_image": told["generated_image"][0], **info}).encode()
 
 
 def _read(stream: Any) -> bytes:
@@ -367,13 +383,20 @@ def _read(stream: Any) -> bytes:
     return content
 
 
-def _rendered(request: GenerationRequest, content: bytes, seconds: float) -> Rendered:
+def _rendered(
+    request: GenerationRequest, content: bytes, seconds: float, container: Container
+) -> Rendered:
     try:
+        if container == "triton":
+            content = _from_triton(content)
         answer = _Answer.model_validate_json(content)
         raw = base64.b64decode(answer.generated_image, validate=True)
         with Image.open(io.BytesIO(raw), formats=("PNG", "JPEG")) as opened:
             picture = opened.convert("RGB")
-    except (ValidationError, ValueError, OSError, Image.DecompressionBombError) as error:
+    except (
+        ValidationError, ValueError, KeyError, IndexError, TypeError, OSError,
+        Image.DecompressionBombError,
+    ) as error:  # fmt: skip
         raise EndpointFault("The endpoint's answer is no picture.") from error
     timing = answer.timings[0] if answer.timings else _Timing()
     timings = {

@@ -101,6 +101,7 @@ def endpoint_settings(
         region=settings.aws_region,
         kms_key=settings.aws_kms_key,
         endpoint_url=settings.aws_endpoint_url,
+        container=settings.aws_endpoint_container,
     )
 
 

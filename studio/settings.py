@@ -119,6 +119,9 @@ class Settings(BaseSettings):
         description="JumpStart model that AVATAR_TRAINER=jumpstart fine-tunes",
     )
     aws_endpoint: str = Field("avatars", description="Name of the endpoint that draws")
+    aws_endpoint_container: Literal["http", "triton"] = Field(
+        "http", description="What runs at the endpoint: `http` on CPUs, `triton` on GPUs"
+    )
     aws_endpoint_models: str = Field(
         "", description="s3://bucket/prefix/ the endpoint loads; empty: beside AVATAR_STORAGE"
     )

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import sys
 import time
+from pathlib import Path
 
 import boto3
 import numpy as np
 import pytest
+from PIL import Image
 
 from serving.endpoint import EndpointEngine, EndpointFault, EndpointSettings, WarmingUp
 from serving.errors import AdapterRefused, EngineError, OutOfMemory, RequestRefused
 from serving.hosting import EndpointPlan, Hosting, HostingError
 from serving.local import LocalEngine
+from serving.payloads import parse
 from serving.request import GenerationRequest
 
 ROLE = "arn:aws:iam::123456789012:role/avatar-endpoint"
@@ -287,3 +292,33 @@ def test_a_plan_that_aws_would_refuse_is_refused_here(quick, hosting, changes, w
     with pytest.raises(HostingError, match=words):
         hosting.create(plan(quick, **changes))
     assert quick.endpoints.models == {}
+
+
+def test_tritons_wire_format_carries_the_same_request_and_picture():
+    """Shapes as AWS's avatar sample sends and reads them; Triton itself is not run here."""
+    from serving.endpoint import _body, _rendered
+
+    request = asked(Path("adapter"))
+    kind, body = _body(request, "triton")
+    assert kind == "application/octet-stream"
+    (payload,) = json.loads(body)["inputs"]
+    assert (payload["name"], payload["shape"], payload["datatype"]) == ("payload", [1, 1], "BYTES")
+    assert json.loads(payload["data"][0]) == json.loads(_body(request, "http")[1])
+    call = parse(payload["data"][0].encode(), "application/json", "", adapter=None)
+    assert (call.requests[0].prompt, call.requests[0].seed) == (request.prompt, request.seed)
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 16), (9, 8, 7)).save(stream, "PNG")
+    picture = base64.b64encode(stream.getvalue()).decode()
+    info = json.dumps({"seeds": [7], "timings": [{"seconds": 1.5, "denoise": 1.2}]})
+    answer = {
+        "outputs": [
+            {"name": "generated_image", "data": [picture]},
+            {"name": "info", "data": [info]},
+        ]
+    }
+    rendered = _rendered(request, json.dumps(answer).encode(), 2.0, "triton")
+    assert rendered.picture.getpixel((0, 0)) == (9, 8, 7)
+    assert (rendered.seconds, rendered.timings["denoise"]) == (1.5, 1.2)
+    for broken in (b"{}", b'{"outputs": []}', b'{"outputs": [{"name": "generated_image"}]}', b"x"):
+        with pytest.raises(EndpointFault, match="no picture"):
+            _rendered(request, broken, 2.0, "triton")
