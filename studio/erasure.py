@@ -23,6 +23,7 @@ SETTLE = timedelta(minutes=10)
 """How long an erasure that met a running job stays open: the job may still write once."""
 
 _ID = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
+_MODEL = re.compile(r"/models/([A-Za-z0-9_-]{1,64})/")
 
 
 def erase(
@@ -52,15 +53,19 @@ def finish(
 ) -> int:
     """Remove the bytes of one erasure; how many files went. May be repeated.
 
-    `settled` closes it; an erasure that met a running job is left open for `finish_all`.
+    `settled` closes it; an erasure that met a running job, or a folder that would not go, is left
+    open for `finish_all`.
     """
-    gone = sum(storage.delete_prefix(prefix) for prefix in erasure.prefixes)
-    for run_id in filter(_ID.match, erasure.run_ids):
-        gone += _drop_folder(home / "work" / run_id)
-    gone += drop_copies(home / "tmp", erasure.sha256)
+    folders = [home / "work" / run_id for run_id in filter(_ID.match, erasure.run_ids)]
+    keys = (key for prefix in erasure.prefixes for key in storage.list(prefix))
+    models = {found[1] for key in keys if (found := _MODEL.search(key))}
+    folders += [home / "cache" / "models" / model_id for model_id in models]
     if _ID.match(erasure.user_id):
-        gone += _drop_folder(zip_folder(home, erasure.user_id))
-    if settled:
+        folders.append(zip_folder(home, erasure.user_id))
+    gone = sum(_drop_folder(folder) for folder in folders)
+    gone += drop_copies(home / "tmp", erasure.sha256)
+    gone += sum(storage.delete_prefix(prefix) for prefix in erasure.prefixes)
+    if settled and not any(folder.exists() for folder in folders):
         catalog.remove({Erasure: [erasure.id]})
     else:
         # What is left to do needs no hashes: a job that still runs writes none of those copies.

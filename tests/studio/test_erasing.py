@@ -17,7 +17,7 @@ from studio.retention import sweep
 from studio.sample import sample_photos
 from tests.studio.house import Household, furnish, open_house
 
-STORES = ("storage", "tmp", "work", "records")
+STORES = ("storage", "tmp", "work", "cache", "records")
 
 
 @pytest.fixture
@@ -59,6 +59,10 @@ def scatter(parts, house: Household) -> None:
         if run is house.training:
             shutil.copy(files[0], work / "photo-1.jpg")
         (work / "checkpoint.safetensors").write_bytes(b"weights of " + house.model.key.encode())
+    cache = home / "cache" / "models" / house.model.id
+    cache.mkdir(parents=True)
+    for key in parts.storage.list(house.model.key):
+        (cache / key.rsplit("/", 1)[1]).write_bytes(parts.storage.get(key))
     parts.studio.zip_avatars(house.user.id, [house.avatar.id])
 
 
@@ -100,7 +104,7 @@ def test_everything_of_a_person_or_a_user_is_gone_from_every_store(alone, tmp_pa
         receipt = parts.studio.erase_person(house.user.id, house.person.id)
     assert search(parts.settings.home, wanted) == {}
     assert (receipt.photos, receipt.models, receipt.avatars, receipt.runs) == (2, 1, 1, 2)
-    assert receipt.files >= 2 * 2 + 2 + 2 + 1 + 3
+    assert receipt.files >= 2 * 2 + 2 + 2 + 2 + 1 + 3
     assert receipt.remains, "the drawing was still going, which is said"
     for kind, found in ((Person, house.person), (Photo, house.photos[0]), (Avatar, house.avatar)):
         assert parts.catalog.get(kind, found.id) is None
@@ -130,8 +134,10 @@ def test_delete_my_photos_takes_the_photos_everywhere_and_leaves_models_and_avat
 
 def test_deleting_a_model_keeps_its_avatars_and_stops_its_drawing(parts, tmp_path):
     house = furnish(parts, "model only", tmp_path / "trained")
+    scatter(parts, house)
     receipt = parts.studio.delete_model(house.user.id, house.model.id)
-    assert receipt.models == 1 and receipt.runs == 1 and receipt.files == 2
+    assert receipt.models == 1 and receipt.runs == 1 and receipt.files >= 4
+    assert not (parts.settings.home / "cache" / "models" / house.model.id).exists()
     assert parts.studio.run(house.user.id, house.drawing.id).state == "cancelled"
     assert [a.id for a in parts.studio.avatars(house.user.id)] == [house.avatar.id]
     assert list(parts.storage.list(house.model.key)) == []
