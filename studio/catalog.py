@@ -206,6 +206,11 @@ class Catalog:
             there = connection.execute(select(models).where(models.c.id == model.id)).one_or_none()
             if there is not None:
                 return _record(PersonalModel, there._mapping)
+            # Two trainings of one person may end at once: the second waits for the first's version.
+            people = tables.people
+            connection.execute(
+                select(people.c.id).where(people.c.id == model.person_id).with_for_update()
+            )
             newest = connection.execute(
                 select(func.max(models.c.version)).where(models.c.person_id == model.person_id)
             ).scalar()

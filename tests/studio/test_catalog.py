@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import sqlite3
+import secrets
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine
 
 from moderation.verdict import Decision, Reason
 from studio import tables
@@ -32,11 +32,32 @@ from studio.records import (
     new_id,
     now,
 )
+from tests.studio.postgres import missing, running_postgres
+
+
+@pytest.fixture(scope="session")
+def server():
+    if missing():
+        pytest.skip(f"not installed: {', '.join(missing())}")
+    with running_postgres() as address:
+        yield address
 
 
 @pytest.fixture
-def url(tmp_path) -> str:
+def sqlite_url(tmp_path) -> str:
     return f"sqlite:///{tmp_path / 'records.sqlite'}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return request.getfixturevalue("sqlite_url")
+    address = request.getfixturevalue("server")
+    name = f"studio_{secrets.token_hex(4)}"
+    with psycopg.connect(f"{address}/postgres", autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+    return f"{address}/{name}"
 
 
 @pytest.fixture
@@ -238,11 +259,9 @@ def test_the_migrations_make_exactly_the_tables_of_the_program(catalog):
 
 
 def test_a_database_from_the_future_is_refused_with_what_to_do(url, catalog):
+    with catalog.engine.begin() as connection:
+        connection.exec_driver_sql("update alembic_version set version_num = '9999'")
     catalog.close()
-    file = url.removeprefix("sqlite:///")
-    with sqlite3.connect(file) as connection:
-        connection.execute("update alembic_version set version_num = '9999'")
-    connection.close()
     with pytest.raises(BackendError, match="newer studio"):
         open_catalog(url)
 
@@ -259,8 +278,8 @@ def test_a_database_that_cannot_be_opened_is_named_without_its_password(tmp_path
     assert "hunter2" not in str(fault.value) and "127.0.0.1" in str(fault.value)
 
 
-def test_removed_rows_leave_no_readable_bytes_in_the_file(tmp_path, url):
-    catalog = open_catalog(url)
+def test_removed_rows_leave_no_readable_bytes_in_the_file(tmp_path, sqlite_url):
+    catalog = open_catalog(sqlite_url)
     user = User(new_id(), "USERSECRET", now())
     person = Person(new_id(), user.id, "PERSONSECRET", now())
     catalog.add(user, person, run_of(person, message="MESSAGESECRET"))
@@ -273,8 +292,9 @@ def test_removed_rows_leave_no_readable_bytes_in_the_file(tmp_path, url):
     catalog.close()
 
 
-def test_a_crash_of_power_loses_nothing_that_was_promised(catalog):
+def test_a_crash_of_power_loses_nothing_that_was_promised(sqlite_url):
     """SQLite syncs its log at every commit and checks what belongs to what."""
+    catalog = open_catalog(sqlite_url)
     with catalog.engine.connect() as connection:
         read = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
@@ -283,9 +303,8 @@ def test_a_crash_of_power_loses_nothing_that_was_promised(catalog):
     assert read == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "secure_delete": 1}
 
 
-def test_queries_never_show_values_in_faults(tmp_path, url, catalog, person):
-    engine = create_engine(url)
-    with engine.begin() as connection:
+def test_queries_never_show_values_in_faults(catalog, person):
+    with catalog.engine.begin() as connection:
         connection.exec_driver_sql("drop table uses")
     with pytest.raises(BackendError) as fault:
         catalog.add(Use(new_id(), person.user_id, "draw", 1, now()))
