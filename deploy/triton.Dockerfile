@@ -11,7 +11,7 @@ ARG TRITON
 FROM ${TRITON}
 
 ARG BASE=models/starter-1
-ENV PIP_NO_CACHE_DIR=1 HF_HUB_OFFLINE=1 PYTHONPATH=/opt/avatar-studio
+ENV PIP_NO_CACHE_DIR=1 HF_HUB_OFFLINE=1
 
 LABEL com.amazonaws.sagemaker.capabilities.multi-models=true
 LABEL com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true
@@ -20,9 +20,13 @@ WORKDIR /opt/avatar-studio
 COPY constraints.txt ./
 RUN pip install -c constraints.txt torch \
  && pip install -c constraints.txt \
-      "accelerate>=1.15,<2" "diffusers>=0.42,<0.43" "fastapi>=0.115" "numpy>=2,<3" \
+      "accelerate>=1.15,<2" "diffusers>=0.42,<0.43" \
       "peft>=0.21,<0.22" "pillow>=12.2,<13" "pydantic>=2.11" "safetensors>=0.6" \
-      "tokenizers>=0.22" "transformers>=5.0,<6"
+      "tokenizers>=0.22" "transformers>=5.0,<6" \
+# Triton's Python stub reads NumPy 2's arrays wrongly (every element comes out as the first).
+ && pip install --no-deps "numpy>=1.26,<2" \
+# The stub ignores PYTHONPATH, so the project is named in site-packages.
+ && python3 -c "import site; open(site.getsitepackages()[0] + '/avatar.pth', 'w').write('/opt/avatar-studio')"
 COPY diffusion diffusion
 COPY serving serving
 COPY ${BASE} base
