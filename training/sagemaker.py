@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from training import bucket
+from training import bucket, source
 from training.bucket import Place
 from training.checks import check_request
 from training.errors import TrainingError
@@ -40,7 +40,8 @@ SLACK_S = 3600
 
 @dataclass(frozen=True)
 class SageMakerSettings:
-    """Where and how jobs run. `place` is s3://bucket/prefix, `image` the trainer's image.
+    """Where and how jobs run. `place` is s3://bucket/prefix, `image` the trainer's image or AWS's
+    own PyTorch container, to which the trainer then goes as source.
 
     Limits in seconds: `max_run_s` of training, `max_wait_s` of waiting for spot capacity and
     training together. AWS is asked about a run at most every `poll_every_s`. `kms_key` empty means
@@ -246,6 +247,17 @@ class SageMakerTrainer:
         if settings.spot:
             limits["MaxWaitTimeInSeconds"] = max(settings.max_run_s, settings.max_wait_s)
         runs = [request.run_id for request in requests]
+        algorithm: dict[str, Any] = {
+            "TrainingImage": settings.image,
+            "TrainingInputMode": "File",
+            "MetricDefinitions": METRICS,
+        }
+        values = {"runs": json.dumps(runs)}
+        plain = source.is_plain_pytorch(settings.image)
+        if plain:
+            values |= self._source(job)
+        else:
+            algorithm["ContainerEntrypoint"] = ["python", "-m", "training.container"]
         channels = [("base", base)]
         channels += [(f"person-{n}", self._run(run) / "input") for n, run in enumerate(runs)]
         network: dict[str, Any] = {}
@@ -265,13 +277,8 @@ class SageMakerTrainer:
             self._sagemaker.create_training_job(
                 TrainingJobName=job,
                 RoleArn=settings.role,
-                AlgorithmSpecification={
-                    "TrainingImage": settings.image,
-                    "TrainingInputMode": "File",
-                    "ContainerEntrypoint": ["python", "-m", "training.container"],
-                    "MetricDefinitions": METRICS,
-                },
-                HyperParameters={"runs": json.dumps(runs)},
+                AlgorithmSpecification=algorithm,
+                HyperParameters=values,
                 Environment=settings.environment,
                 InputDataConfig=[channel(name, place) for name, place in channels],
                 OutputDataConfig=output,
@@ -286,13 +293,24 @@ class SageMakerTrainer:
                     "LocalPath": "/opt/ml/checkpoints",
                 },
                 EnableManagedSpotTraining=settings.spot,
-                EnableNetworkIsolation=True,
+                # Source installs its requirements from the network when it starts.
+                EnableNetworkIsolation=not plain,
                 RetryStrategy={"MaximumRetryAttempts": 2},
                 Tags=[{"Key": "application", "Value": "avatar-studio"}],
                 **network,
             )
         except self._sagemaker.exceptions.ResourceInUse:
             return  # another worker started the same run
+
+    def _source(self, job: str) -> dict[str, str]:
+        """Our trainer for AWS's PyTorch container, as its toolkit's hyperparameters (JSON)."""
+        place = self.place / f"jobs/{job}/source/{source.ARCHIVE}"
+        bucket.put_bytes(self._s3, source.archive(), place, self.encryption)
+        return {
+            "sagemaker_program": json.dumps(source.PROGRAM),
+            "sagemaker_submit_directory": json.dumps(place.uri.rstrip("/")),
+            "sagemaker_region": json.dumps(self.settings.region),
+        }
 
     # --- back --------------------------------------------------------------------------------
 

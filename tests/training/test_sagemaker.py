@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import subprocess
+import sys
+import tarfile
 import time
 
 import boto3
@@ -108,6 +112,66 @@ def test_a_spot_interruption_continues_from_the_checkpoint(trainer, cloud, base,
     names = [name for name, _ in cloud.jobs.jobs[Handle.read(handle).job].transitions]
     assert names.index("Interrupted") < names.index("Restarting") < names.index("Uploading")
     assert trainer.collect(handle, tmp_path / "model").report["begun_at"] > 0
+
+
+@pytest.mark.timeout(1200)
+def test_our_own_trainer_continues_after_an_interruption(cloud, base, tmp_path):
+    """The real container, trainer and checkpoints; the base is tiny and the budget a toy."""
+    trainer = SageMakerTrainer(
+        SageMakerSettings(
+            place=f"s3://{cloud.bucket}/training",
+            role=ROLE,
+            image="123456789012.dkr.ecr.us-east-1.amazonaws.com/avatar-trainer:1",
+            poll_every_s=0.0,
+        )
+    )
+    cloud.jobs.plans.append(Plan(interrupt_when="checkpoint.safetensors"))
+    handle = trainer.start(request(base, tmp_path, steps=12, prior_weight=0.0))
+    seen = follow(trainer, handle, until=900)
+    assert seen[-1].phase is Phase.DONE, seen[-1].failure
+    names = [name for name, _ in cloud.jobs.jobs[Handle.read(handle).job].transitions]
+    assert names.count("Training") == 2 and "Interrupted" in names
+    model = trainer.collect(handle, tmp_path / "model")
+    assert (model.steps, model.base_sha256) == (12, base.sha256)
+    found = {path.name for path in (tmp_path / "model").iterdir()}
+    assert {"adapter.json", "pytorch_lora_weights.safetensors", "result.json"} <= found
+
+
+def test_awss_own_pytorch_container_gets_the_trainer_as_source(cloud, base, tmp_path):
+    """What its toolkit would unpack and run; the state-only image then runs in its place."""
+    unpacked = tmp_path / "source"
+
+    def toolkit(root):
+        values = json.loads((root / "input/config/hyperparameters.json").read_text())
+        uri = json.loads(values["sagemaker_submit_directory"])
+        with tarfile.open(fileobj=io.BytesIO(cloud.sagemaker.bucket.read(uri))) as tar:
+            tar.extractall(unpacked, filter="data")
+        assert json.loads(values["sagemaker_program"]) == "train.py"
+        return cloud.jobs.programs["states"](root)
+
+    cloud.jobs.programs["pytorch-training"] = toolkit
+    settings = SageMakerSettings(
+        place=f"s3://{cloud.bucket}/training",
+        role=ROLE,
+        image="763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-training:2.8.0-gpu-py312",
+        poll_every_s=0.0,
+    )
+    trainer = SageMakerTrainer(settings)
+    handle = trainer.start(request(base, tmp_path))
+    assert follow(trainer, handle)[-1].phase is Phase.DONE
+    sent = cloud.server.called("CreateTrainingJob")[0].parameters
+    assert sent["EnableNetworkIsolation"] is False
+    assert "ContainerEntrypoint" not in sent["AlgorithmSpecification"]
+    assert "diffusers" in (unpacked / "requirements.txt").read_text()
+    # The program runs from the unpacked source alone, and says what it misses.
+    ended = subprocess.run(
+        [sys.executable, "train.py", "--root", str(tmp_path / "ml")],
+        cwd=unpacked, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert "no channel person-0" in (tmp_path / "ml/output/failure").read_text()
+    trainer.discard(handle)
+    assert [key for key in cloud.stored() if "/bases/" not in key] == []
 
 
 @pytest.mark.parametrize(
