@@ -286,6 +286,7 @@ def photo_judgement(facts: PhotoFacts, rules: PhotoRules) -> PhotoJudgement:
     measured = {
         "faces": len(facts.faces),
         "face_share": round(main.height, 3) if main else 0.0,
+        "yaw_deg": main.yaw_deg if main else None,
         "sharpness": facts.sharpness,
         "brightness": facts.brightness,
         "contrast": facts.contrast,

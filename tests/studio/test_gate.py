@@ -190,6 +190,12 @@ def test_a_small_file_that_would_decode_to_170_megapixels_is_named_and_not_decod
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("size", [(9_000, 9_000), (10_001, 700)], ids=["area", "side"])
+def test_both_the_area_and_each_side_are_capped(add, size):
+    message = reason(add(encoded(Image.new("1", size), "PNG")), "too_many_pixels")
+    assert f"{size[0]} x {size[1]} pixels" in message and "10000 pixels a side" in message
+
+
 def test_a_text_bomb_in_a_png_is_refused(add):
     header = encoded(Image.new("L", (640, 640)), "PNG")
     body = b"bomb\0\0" + zlib.compress(b"a" * (80 << 20), 9)
