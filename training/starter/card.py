@@ -85,7 +85,7 @@ def write(recipe: Recipe, folder: Path, reached: dict[str, Any], parameters: int
         decoder_seconds=reached["decoder"]["seconds"],
         unet_steps=reached["denoiser"]["step"],
         unet_seconds=reached["denoiser"]["seconds"],
-        batch=sum(recipe.denoiser.mix(0).values()),
+        batch=sum(recipe.denoiser.mix(0).counts.values()),
         machine=platform.machine(),
         versions=", ".join(f"{name} {version(name)}" for name in PACKAGES),
     )

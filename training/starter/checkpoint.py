@@ -77,6 +77,10 @@ class Clock:
             self._last = now
             self.step += 1
 
+    def restart(self) -> None:
+        """Do not count the time since the last step."""
+        self._last = time.monotonic()
+
     def save_is_due(self) -> bool:
         """True once every `SAVE_EVERY_S` seconds."""
         due = time.monotonic() - self._saved > SAVE_EVERY_S

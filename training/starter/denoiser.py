@@ -16,7 +16,7 @@ import diffusers as stock
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from training.starter import autoencoder, captions, checkpoint, pictures, tokenizer
+from training.starter import autoencoder, captions, checkpoint, pictures, reading, tokenizer
 from training.starter.recipe import Recipe
 
 diffusers: Any = stock  # its classes are not fully typed
@@ -41,7 +41,7 @@ def scheduler() -> Any:
         clip_sample=False,
         set_alpha_to_one=True,
         timestep_spacing="trailing",
-        steps_offset=0,
+        steps_offset=1,
     )
 
 
@@ -169,9 +169,17 @@ def _batch(
     return torch.cat(latents), text.long()
 
 
-def loss_of(nets: Nets, noise: Any, latents: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of the predicted velocity at random times."""
-    times = torch.randint(SCHEDULE["num_train_timesteps"], (len(latents),))
+def loss_of(
+    nets: Nets, noise: Any, latents: torch.Tensor, tokens: torch.Tensor, late: float = 0.0
+) -> torch.Tensor:
+    """Mean squared error of the predicted velocity at random times.
+
+    A share `late` of them comes from the noisier half.
+    """
+    last = SCHEDULE["num_train_timesteps"]
+    times = torch.randint(last, (len(latents),))
+    moved = torch.rand(len(latents)) < late
+    times[moved] = torch.randint(last // 2, last, (int(moved.sum()),))
     grain = torch.randn_like(latents)
     noisy = noise.add_noise(latents, grain, times).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
@@ -198,21 +206,30 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
         clock.spent, clock.step = state["seconds"], state["step"]
         torch.manual_seed(recipe.seed + clock.step)
     empty = torch.tensor(words("", padding="max_length").input_ids, dtype=torch.int16)
+    read = bool(state and state.get("read"))
     noise = diffusers.DDPMScheduler(**SCHEDULE)
     recent: float | None = None
 
     def keep() -> None:
-        progress = {"seconds": clock.spent, "step": clock.step}
+        progress = {"seconds": clock.spent, "step": clock.step, "read": read}
         weights = {"nets": nets.state(), "average": average.state()}
         checkpoint.save(weights | {"optimizer": optimizer.state_dict()} | progress, file)
 
     for progress in clock:
+        if not read and progress >= recipe.reading.since:
+            tokens = {kind: e.tokens for kind, e in every.items()}
+            reading.teach(nets.text, tokens, recipe, steps)
+            average.text.load_state_dict(nets.text.state_dict())
+            read = True
+            keep()
+            clock.restart()
         rate = shape.learning_rate * min(1.0, (clock.step + 1) / shape.warmup_steps)
         fall = max(0.01, min(1.0, (1 - progress) / (1 - shape.decay_from)))
         for group in optimizer.param_groups:
             group["lr"] = rate * fall
-        latents, tokens = _batch(every, shape.mix(progress), empty, shape.empty_captions)
-        loss = loss_of(nets, noise, latents, tokens)
+        mix = shape.mix(progress)
+        latents, tokens = _batch(every, mix.counts, empty, shape.empty_captions)
+        loss = loss_of(nets, noise, latents, tokens, mix.noisy)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(nets.parameters(), 1.0)

@@ -56,6 +56,8 @@ def export(recipe: Recipe, work: Path) -> Path:
     states = {name: checkpoint.restore(work / f"{name}.pt") for name in TRAINED}
     reached = {name: state or {"step": 0, "seconds": 0.0} for name, state in states.items()}
     card.write(recipe, folder, reached, parameters)
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o644)  # the writer leaves them to the owner alone
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
     if size >= LIMIT_MB:
         raise ValueError(f"the exported model has {size:.1f} MB, the limit is {LIMIT_MB}")

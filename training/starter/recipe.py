@@ -55,11 +55,12 @@ class Mix(Part):
     photo: int
     named_drawn: int
     named_photo: int
+    noisy: float = 0.0
 
     @property
     def counts(self) -> dict[str, int]:
         """Pictures by set."""
-        return self.model_dump(exclude={"since"})
+        return self.model_dump(exclude={"since", "noisy"})
 
 
 class DenoiserRecipe(Part):
@@ -78,9 +79,19 @@ class DenoiserRecipe(Part):
     threads: int
     mixes: tuple[Mix, ...]
 
-    def mix(self, progress: float) -> dict[str, int]:
-        """Pictures of each set in a batch at 0..1 of the run."""
-        return [m for m in self.mixes if m.since <= progress][-1].counts
+    def mix(self, progress: float) -> Mix:
+        """What a batch holds at 0..1 of the run."""
+        return [m for m in self.mixes if m.since <= progress][-1]
+
+
+class ReadingRecipe(Part):
+    """The text encoder's lesson: when in the denoiser's run, how long, which captions."""
+
+    since: float
+    seconds: float
+    batch: int
+    learning_rate: float
+    shares: tuple[float, float, float, float]
 
 
 class ProbeRecipe(Part):
@@ -102,6 +113,7 @@ class Recipe(Part):
     tokenizer: TokenizerRecipe
     autoencoder: AutoencoderRecipe
     denoiser: DenoiserRecipe
+    reading: ReadingRecipe
     probe: ProbeRecipe
 
 
