@@ -216,6 +216,20 @@ def test_a_check_that_cannot_be_reached_is_could_not_be_checked_and_never_accept
     parts.close()
 
 
+def test_a_check_that_breaks_altogether_ends_in_the_same_card(tmp_path):
+    parts = open_house(tmp_path, min_photos=1)
+    parts.moderation.close()
+    with pytest.raises(RuntimeError):
+        parts.moderation.photo(Image.new("RGB", (600, 600)))
+    user = parts.studio.user("u")
+    photo_set = parts.studio.photo_set(user.id, parts.studio.add_person(user.id, "A").id)
+    photo = parts.studio.add_photo(user.id, photo_set.id, "a.webp", sample_photos()[0])
+    assert photo.decision is Decision.UNAVAILABLE and not photo.accepted
+    assert "could not check" in photo.reasons[0].message and photo.reasons[0].fix
+    parts.studio.close()
+    parts.close()
+
+
 def test_a_full_disk_loses_nothing_and_says_so(parts, fresh):
     """A storage that fails after its first file stands in for a disk that fills up."""
     first = fresh.add(sample_photos()[0])
