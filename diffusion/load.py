@@ -124,7 +124,8 @@ def load_parts(
     if UNET in parts:
         loaded._loaded[UNET] = _model(loaded, UNET, UNet2DConditionModel, dtype)
     if VAE in parts:
-        upcast = _read_json(folder, "vae/config.json").get("force_upcast", True)
+        # Files of SD 1.5 and 2.1 do not state it and decode well in fp16; SDXL's state it.
+        upcast = _read_json(folder, "vae/config.json").get("force_upcast", False)
         vae_dtype = torch.float32 if upcast and dtype is torch.float16 else dtype
         loaded._loaded[VAE] = _model(loaded, VAE, AutoencoderKL, vae_dtype)
     if SAFETY_CHECKER in parts and (folder / SAFETY_CHECKER / "config.json").is_file():
