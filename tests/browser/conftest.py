@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.server import ROOT, Server
 from tests.tiny_bases import tiny_base
@@ -17,6 +17,8 @@ FLAGS = (
     "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
     "--disable-sync --no-first-run"
 )
+# A busy machine is slow, not broken: what is expected may take a while to appear.
+expect.set_options(timeout=60_000)
 DESKTOP, PHONE = (1280, 900), (390, 844)
 Visit = Callable[..., Page]
 
@@ -63,7 +65,7 @@ def visit(browser: Browser, studio: Server) -> Iterator[Visit]:
         )  # fmt: skip
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(120_000)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.goto(server.url + query)
         page.wait_for_selector(".page h1")

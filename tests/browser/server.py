@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parent.parent.parent
-START_S = 180.0
+START_S = 420.0
 
 
 class Server:

@@ -29,8 +29,8 @@ def trained(browser: Browser, studio: Server) -> str:
     page.wait_for_selector(".page h1")
     walk.add_person(page, "Trained")
     page.set_input_files("#drop input[type=file]", [str(p) for p in sorted(SAMPLES.glob("*.webp"))])
-    expect(page.locator(".card[data-photo]")).to_have_count(12, timeout=120_000)
-    expect(page.locator("#photos-go")).to_be_enabled(timeout=60_000)
+    expect(page.locator(".card[data-photo]")).to_have_count(12, timeout=walk.CARDS_MS)
+    expect(page.locator("#photos-go")).to_be_enabled(timeout=walk.CARDS_MS)
     walk.go_to_training(page)
     walk.train(page)
     page.click(".run-done .key")
@@ -91,7 +91,7 @@ def test_a_photo_is_cropped_removed_and_kept_across_a_reload(visit: Visit) -> No
     walk.add_person(page, "Cropped")
     files = [SAMPLES / f"{number:02}.webp" for number in (1, 2)]
     page.set_input_files("#drop input[type=file]", [str(file) for file in files])
-    expect(page.locator(".card[data-photo]")).to_have_count(2, timeout=60_000)
+    expect(page.locator(".card[data-photo]")).to_have_count(2, timeout=walk.CARDS_MS)
     expect(page.locator(".card-waiting")).to_have_count(0)
     frame = page.locator(".card[data-photo] .frame").first
     before = frame.get_attribute("style")
@@ -119,7 +119,7 @@ def test_the_same_photo_twice_is_told_by_name(visit: Visit, tmp_path: Path) -> N
     page.set_input_files(
         "#drop input[type=file]", [str(SAMPLES / "03.webp"), str(tmp_path / "again.webp")]
     )
-    expect(page.locator(".card-block")).to_have_count(1, timeout=60_000)
+    expect(page.locator(".card-block")).to_have_count(1, timeout=walk.CARDS_MS)
     expect(page.locator(".card-block")).to_contain_text("same picture as “03.webp”")
 
 
@@ -127,8 +127,8 @@ def test_a_training_is_cancelled_after_asking(visit: Visit) -> None:
     page = visit()
     walk.add_person(page, "Cancelled")
     page.set_input_files("#drop input[type=file]", [str(p) for p in sorted(SAMPLES.glob("*.webp"))])
-    expect(page.locator(".card[data-photo]")).to_have_count(12, timeout=120_000)
-    expect(page.locator("#photos-go")).to_be_enabled(timeout=60_000)
+    expect(page.locator(".card[data-photo]")).to_have_count(12, timeout=walk.CARDS_MS)
+    expect(page.locator("#photos-go")).to_be_enabled(timeout=walk.CARDS_MS)
     walk.go_to_training(page)
     page.click("#train-start")
     page.locator(".run [data-do=cancel]").click()
@@ -150,7 +150,7 @@ def test_words_that_are_refused_come_back_with_what_to_do(visit: Visit, trained:
     page.fill("#create-text textarea", "completely naked on a bed")
     page.click("#create-start")
     alert = page.locator("#notice [role=alert]")
-    expect(alert).to_contain_text("We cannot draw this", timeout=60_000)
+    expect(alert).to_contain_text("We cannot draw this", timeout=walk.CARDS_MS)
     expect(alert).to_contain_text("Describe another picture")
     assert page.locator("#create-text textarea").input_value() == "completely naked on a bed"
 
@@ -200,7 +200,7 @@ def test_everything_of_a_person_goes_only_when_their_name_is_typed(
     page = visit()
     walk.add_person(page, "Goes Away")
     page.set_input_files("#drop input[type=file]", str(SAMPLES / "05.webp"))
-    expect(page.locator(".card[data-photo]")).to_have_count(1, timeout=60_000)
+    expect(page.locator(".card[data-photo]")).to_have_count(1, timeout=walk.CARDS_MS)
     before = sum(1 for path in (studio.home / "storage").rglob("*.jpg"))
     to_place(page, "people")
     card = page.locator(".person-card", has_text="Goes Away")

@@ -21,6 +21,13 @@ from tests.browser.server import Server
 pytestmark = pytest.mark.browser
 
 
+def left_in_gradio(studio: Server) -> list[Path]:
+    """Files with content in Gradio's shared folder (it also leaves empty ones)."""
+    every = (studio.home / "tmp" / "gradio").rglob("*")
+    return [path for path in every if path.is_file() and path.stat().st_size]
+
+
+@pytest.mark.timeout(1500)
 def test_the_sample_person_becomes_avatars(visit: Visit, studio: Server, tmp_path: Path) -> None:
     page = visit()
     walk.add_sample(page)
@@ -47,7 +54,7 @@ def test_the_sample_person_becomes_avatars(visit: Visit, studio: Server, tmp_pat
     assert "seed" in json.dumps(told) and "prompt" in json.dumps(told)
     kept = [path for path in (studio.home / "storage").rglob("avatars/*.png")]
     assert len(kept) == 4, kept
-    assert not list((studio.home / "tmp" / "gradio").rglob("*.webp")), "a photo lies in the cache"
+    assert not left_in_gradio(studio)
     again = visit(link.removeprefix(studio.url), language="de-DE")
     expect(again.locator("#page-train .run-done")).to_contain_text("ist fertig")
 
@@ -56,8 +63,8 @@ def test_twelve_files_of_which_three_are_bad(visit: Visit, studio: Server, tmp_p
     page = visit()
     walk.add_person(page, "Twelve Files")
     page.set_input_files("#drop input[type=file]", [str(path) for path in photos(tmp_path)])
-    page.wait_for_selector(".card", timeout=10_000)
-    expect(page.locator(".card[data-photo]")).to_have_count(12, timeout=120_000)
+    page.wait_for_selector(".card", timeout=60_000)
+    expect(page.locator(".card[data-photo]")).to_have_count(12, timeout=walk.CARDS_MS)
     expect(page.locator(".card-block")).to_have_count(3)
     bad = {
         card.locator(".card-file").inner_text(): card.inner_text()
@@ -73,12 +80,13 @@ def test_twelve_files_of_which_three_are_bad(visit: Visit, studio: Server, tmp_p
     page.click("[data-do=remove_bad]")
     expect(page.locator(".card[data-photo]")).to_have_count(9)
     expect(page.locator("#notice")).to_contain_text("3 photos were removed")
-    assert not [path for path in (studio.home / "tmp" / "gradio").rglob("*") if path.is_file()]
+    assert not left_in_gradio(studio)
     page.reload()
     page.wait_for_selector("#page-photos h1")
     expect(page.locator(".card[data-photo]")).to_have_count(9)
 
 
+@pytest.mark.timeout(1500)
 def test_a_kill_in_the_middle_of_training_loses_nothing(
     visit: Visit, toy: dict[str, object], tmp_path: Path
 ) -> None:
@@ -89,8 +97,11 @@ def test_a_kill_in_the_middle_of_training_loses_nothing(
         walk.go_to_training(page)
         page.click("#train-start")
         page.wait_for_selector(".run-learning", timeout=walk.TRAIN_MS)
-        expect(page.locator(".run h2")).to_contain_text(re.compile(r"step [1-9]"), timeout=120_000)
+        expect(page.locator(".run h2")).to_contain_text(
+            re.compile(r"step [1-9]"), timeout=walk.CARDS_MS
+        )
         link = page.url.removeprefix(server.url)
+        page.context.close()
         server.kill()
         assert not server.healthy()
         server.start()

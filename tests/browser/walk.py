@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from playwright.sync_api import Page, expect
 
-TRAIN_MS = 420_000
+TRAIN_MS = 900_000
+CARDS_MS = 300_000
 
 
 def add_person(page: Page, name: str) -> None:
@@ -22,8 +23,8 @@ def add_person(page: Page, name: str) -> None:
 def add_sample(page: Page) -> None:
     """Welcome: the sample person, until all twelve photos have their cards."""
     page.click("#welcome-sample")
-    expect(page.locator(".card")).to_have_count(12, timeout=120_000)
-    expect(page.locator("#notice .notice")).to_have_count(0, timeout=60_000)
+    expect(page.locator(".card")).to_have_count(12, timeout=CARDS_MS)
+    expect(page.locator("#notice .notice")).to_have_count(0, timeout=CARDS_MS)
 
 
 def go_to_training(page: Page) -> None:

@@ -1,0 +1,112 @@
+"""The texts of the page: both languages say everything, and other rooms' sentences have German."""
+
+from __future__ import annotations
+
+import ast
+import re
+import string
+from pathlib import Path
+
+import pytest
+
+from studio.ui.strings import LANGUAGES, Words, label, language_of, table
+
+ROOT = Path(__file__).parent.parent.parent.parent
+UI = ROOT / "studio" / "ui"
+PAGES = [path for path in UI.glob("*.py") if path.name != "strings.py"]
+
+
+def fields(text: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+def test_both_languages_have_the_same_texts_with_the_same_values() -> None:
+    english, german = (table(language) for language in LANGUAGES)
+    assert set(english) == set(german)
+    different = [key for key in english if fields(english[key]) != fields(german[key])]
+    assert not different
+
+
+def test_every_text_that_a_template_or_a_page_asks_for_exists() -> None:
+    known = set(table("en"))
+    asked: dict[str, str] = {}
+    for path in [*UI.glob("templates/*.html"), *PAGES]:
+        source = path.read_text("utf-8")
+        for key in re.findall(r"""\b(?:t|words|label)\(\s*['"]([a-z_0-9]+)['"]\s*[,)]""", source):
+            asked[key] = path.name
+    assert len(asked) > 150
+    assert {key: name for key, name in asked.items() if key not in known} == {}
+
+
+def test_keys_that_are_put_together_exist_for_every_state() -> None:
+    known = set(table("en"))
+    states = ("waiting", "preparing", "learning", "paused", "checking", "saving", "drawing")
+    wanted = {f"run_phase_{state}" for state in (*states, "done", "failed", "cancelled")}
+    wanted |= {f"run_say_{state}" for state in (*states, "done", "failed", "cancelled")}
+    wanted |= {
+        f"photos_{look}" for look in ("allow", "review", "block", "unavailable", "confirmed")
+    }
+    wanted |= {f"nav_{page}" for page in ("welcome", "photos", "train", "create", "avatars")}
+    wanted |= {f"create_category_{name}" for name in ("portrait", "game", "seasonal", "starter")}
+    wanted |= {f"welcome_promise_{kept}" for kept in ("keep", "until_trained")}
+    wanted |= {f"limits_{name}" for name in ("faces", "pictures", "identity", "starter")}
+    assert wanted <= known
+
+
+def test_one_thing_is_said_in_the_singular() -> None:
+    assert Words("en")("photos_yours", count=1) == "1 photo"
+    assert Words("de")("photos_yours", count=3) == "3 Fotos"
+
+
+def test_an_unknown_text_is_an_error_and_not_a_blank() -> None:
+    with pytest.raises(KeyError):
+        label("no_such_text")
+    with pytest.raises(KeyError):
+        Words("en")("no_such_text")
+
+
+@pytest.mark.parametrize(
+    ("accept", "language"),
+    [
+        ("de-DE,de;q=0.9,en;q=0.8", "de"),
+        ("en-GB,en;q=0.9", "en"),
+        ("fr-FR,de;q=0.5", "de"),
+        ("", "en"),
+        ("xx;;q=,,,", "en"),
+    ],
+)
+def test_the_first_language_that_we_speak_is_taken(accept: str, language: str) -> None:
+    assert language_of(accept) == language
+
+
+def test_sentences_of_other_rooms_keep_their_values_in_german() -> None:
+    said = "This photo is 312 x 400 pixels; the shorter side must have at least 512."
+    assert Words("de").say(said) == (
+        "Dieses Foto hat 312 x 400 Pixel; die kürzere Seite muss mindestens 512 haben."
+    )
+    assert Words("en").say(said) == said
+    assert Words("de").say("Nobody ever said this.") == "Nobody ever said this."
+
+
+def messages(path: Path) -> set[str]:
+    """Constant messages and remedies of the reasons and faults that a module can give."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Reason", "_Fault"):
+            parts = [one.value for one in node.args if isinstance(one, ast.Constant)]
+            found |= {part for part in parts if isinstance(part, str) and " " in part}
+        told = isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        if told and getattr(node.targets[0], "id", "") in ("fix", "message"):
+            found.add(str(node.value.value))
+    return found
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["moderation/photos.py", "moderation/chain.py", "studio/gate.py", "studio/photos.py"],
+)
+def test_every_reason_on_a_photo_card_has_german_words(module: str) -> None:
+    said = messages(ROOT / module)
+    assert said
+    german = Words("de")
+    assert [one for one in sorted(said) if german.say(one) == one] == []
