@@ -30,6 +30,8 @@ from training.result import FOLDER, read_result
 REQUEST, PROCESS, LOG = "request.json", "process.json", "log.txt"
 _TRIES = 3
 _CANCEL_WITHIN_S = 1.5
+# Idle OpenMP threads that spin take the cores from whatever else this machine does.
+_THREADS_SLEEP = ("OMP_WAIT_POLICY=PASSIVE", "GOMP_SPINCOUNT=0")
 _PROJECT = Path(__file__).parent.parent
 
 
@@ -128,7 +130,8 @@ class LocalTrainer:
     # -- the process --------------------------------------------------------------------------
 
     def _spawn(self, folder: Path, failures: int = 0) -> None:
-        command = [sys.executable, "-m", "training.dreambooth", "--request", str(folder / REQUEST)]
+        command = ["env", *_THREADS_SLEEP, sys.executable, "-m", "training.dreambooth"]
+        command += ["--request", str(folder / REQUEST)]
         command += ["--parent", str(os.getpid()), "--threads", str(self._threads)]
         if self._hash_cache is not None:
             command += ["--hash-cache", str(self._hash_cache)]

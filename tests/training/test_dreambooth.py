@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -210,6 +211,16 @@ def test_a_done_run_is_not_trained_again_nor_by_another_request(ask, capsys):
     assert run(asked) == dreambooth.DONE
     assert run(asked) == dreambooth.BAD_REQUEST
     assert "`run_id` is run: this run is already done." in capsys.readouterr().err
+
+
+def test_two_processes_never_train_one_run(ask, capsys):
+    asked = ask("starter")
+    asked.run_folder.mkdir()
+    with (asked.run_folder / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert run(asked) == dreambooth.BAD_REQUEST
+    assert "`run_id` is run: this run is being trained" in capsys.readouterr().err
+    assert read_status(asked.run_folder) is None
 
 
 def test_kohya_file_lies_beside_the_weights(ask):
