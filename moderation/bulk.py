@@ -30,6 +30,9 @@ JOURNAL = "screening.jsonl"
 _REFUSED = "refused"
 _THUMBNAIL_PX = 160
 _BLUR = 14
+_NOT_READ = Reason(
+    "not_read", "This file could not be read just now.", "Run the same command again."
+)
 _UNREADABLE = Reason(
     "unreadable", "This file could not be read as a photo.", "Send a JPEG, PNG, WebP or HEIC file."
 )
@@ -259,16 +262,28 @@ def _judged(
 ) -> tuple[Screened, Image.Image | None]:
     began = time.perf_counter()
     picture: Image.Image | None = None
-    try:
-        picture = decode(source.read(name))
-    except Exception:  # noqa: BLE001 - whatever a decoder does with a bad file, it is not a photo
-        judged = PhotoJudgement(Verdict(Decision.BLOCK, (), (_UNREADABLE,)))
+    content = _content(source, name)
+    if content is None:
+        judged = PhotoJudgement(Verdict(Decision.UNAVAILABLE, (), (_NOT_READ,)))
     else:
-        judged = moderation.photo(picture)
+        try:
+            picture = decode(content)
+        except Exception:  # noqa: BLE001 - whatever a decoder does with a bad file, it is no photo
+            judged = PhotoJudgement(Verdict(Decision.BLOCK, (), (_UNREADABLE,)))
+        else:
+            judged = moderation.photo(picture)
     labels = tuple(f.label for f in judged.verdict.findings if f.score >= f.threshold)
     verdict = judged.verdict
     ms = (time.perf_counter() - began) * 1000
     return Screened(name, mark, verdict.decision, verdict.reasons, labels, "", ms), picture
+
+
+def _content(source: Source, name: str) -> bytes | None:
+    """The file's bytes, or None where they could not be had: that says nothing about the photo."""
+    try:
+        return source.read(name)
+    except (OSError, RuntimeError):
+        return None
 
 
 def _what_to_do(screened: Screened, what: What) -> str:

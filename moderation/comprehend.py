@@ -39,7 +39,9 @@ TOXIC_LABELS = {
     "SEXUAL": "sexual",
     "VIOLENCE_OR_THREAT": "violent",
 }
-BENIGN_CLASSES = frozenset({"benign", "safe", "safe_prompt", "not toxic", "not_toxic", "nontoxic"})
+BENIGN_CLASSES = frozenset(
+    {"harmless", "benign", "safe", "safe_prompt", "not toxic", "not_toxic", "nontoxic"}
+)
 HARMFUL_CLASSES = frozenset({"toxic", "unsafe", "unsafe_prompt"})
 
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -31,6 +31,11 @@ _STILL_GOING = (
     "A running job was stopped. What it may still have been writing goes within ten minutes."
 )
 
+_AT_THE_ENDPOINT = (
+    "The drawing service may hold a copy of the model in its memory until it makes room for others "
+    "or is recycled by the host; nobody can draw with it from here."
+)
+
 
 class Erasing(Gallery):
     """Doors about erasing and exporting."""
@@ -128,8 +133,12 @@ class Erasing(Gallery):
             avatars=len(avatars),
             runs=len(runs),
             files=files,
-            remains=(_STILL_GOING,) if running else (),
+            remains=((_STILL_GOING,) if running else ()) + self._elsewhere(models),
         )
+
+    def _elsewhere(self, models: int) -> tuple[str, ...]:
+        """What erasing cannot reach: copies in the memory of an endpoint that drew with a model."""
+        return (_AT_THE_ENDPOINT,) if models and self.settings.engine == "endpoint" else ()
 
     def _photos_of(self, sets: Sequence[PhotoSet]) -> list[Photo]:
         return self.catalog.find(Photo, set_id=[photo_set.id for photo_set in sets])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +19,7 @@ from training.errors import TrainingError
 SUFFIXES = frozenset(
     {".safetensors", ".json", ".jsonl", ".txt", ".md", ".toml", ".png", ".jpg", ".webp"}
 )
+AT_ONCE = 4
 MAX_FILES = 10_000
 MAX_BYTES = 30 << 30
 
@@ -56,10 +58,14 @@ def put_bytes(s3: Any, content: bytes, place: Place, encryption: dict[str, str])
 
 def put_folder(s3: Any, folder: Path, place: Place, encryption: dict[str, str]) -> None:
     """Every file below a folder, links and dot files left out."""
-    for path in sorted(folder.rglob("*")):
-        below = path.relative_to(folder)
-        if path.is_file() and not path.is_symlink() and not below.name.startswith("."):
-            put_file(s3, path, place / below.as_posix(), encryption)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        sent = [
+            pool.submit(put_file, s3, path, place / path.relative_to(folder).as_posix(), encryption)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and not path.is_symlink() and not path.name.startswith(".")
+        ]
+        for each in sent:
+            each.result()
 
 
 def objects(s3: Any, place: Place) -> Iterator[dict[str, Any]]:
@@ -104,10 +110,14 @@ def get_folder(s3: Any, place: Place, folder: Path) -> int:
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for entry in found:
-        target = partial / entry["below"]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        s3.download_file(place.bucket, entry["Key"], str(target))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        fetched = []
+        for entry in found:
+            target = partial / entry["below"]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fetched.append(pool.submit(s3.download_file, place.bucket, entry["Key"], str(target)))
+        for each in fetched:
+            each.result()
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return len(found)

@@ -157,6 +157,7 @@ def test_from_photos_to_avatars_to_nothing(shop, cloud, tmp_path):
 
     receipt = studio.erase_person(user_id, person_id)
     assert receipt.models == 1 and receipt.avatars == 2
+    assert any("recycled" in sentence for sentence in receipt.remains)
     left = [key for key in cloud.stored() if "/bases/" not in key]
     assert left == [], "no photo, model, avatar, job or old version is left in S3"
 
