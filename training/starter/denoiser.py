@@ -217,16 +217,15 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
 
     for progress in clock:
         if not read and progress >= recipe.reading.since:
-            tokens = {kind: e.tokens for kind, e in every.items()}
-            reading.teach(nets.text, tokens, recipe, steps)
+            written = {kind: e.tokens for kind, e in every.items()}
+            reading.teach(nets.text, written, recipe, steps)
             average.text.load_state_dict(nets.text.state_dict())
             read = True
             keep()
             clock.restart()
         rate = shape.learning_rate * min(1.0, (clock.step + 1) / shape.warmup_steps)
-        fall = max(0.01, min(1.0, (1 - progress) / (1 - shape.decay_from)))
         for group in optimizer.param_groups:
-            group["lr"] = rate * fall
+            group["lr"] = rate * shape.rate(progress)
         mix = shape.mix(progress)
         latents, tokens = _batch(every, mix.counts, empty, shape.empty_captions)
         loss = loss_of(nets, noise, latents, tokens, mix.noisy)

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 
@@ -72,12 +73,17 @@ class DenoiserRecipe(Part):
     text_layers: int
     learning_rate: float
     warmup_steps: int
-    decay_from: float
+    rates: tuple[tuple[float, float], ...]
     ema: float
     empty_captions: float
     seconds: float
     threads: int
     mixes: tuple[Mix, ...]
+
+    def rate(self, progress: float) -> float:
+        """The learning rate's factor at 0..1 of the run, straight lines between `rates`."""
+        places, factors = zip(*self.rates, strict=True)
+        return float(np.interp(progress, places, factors))
 
     def mix(self, progress: float) -> Mix:
         """What a batch holds at 0..1 of the run."""

@@ -55,7 +55,7 @@ TOY = recipe.Recipe.model_validate(
             "text_layers": 1,
             "learning_rate": 3e-3,
             "warmup_steps": 2,
-            "decay_from": 0.5,
+            "rates": ((0.0, 1.0), (0.5, 1.0), (1.0, 0.01)),
             "ema": 0.9,
             "empty_captions": 0.1,
             "seconds": 100,
