@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _MORE_S = 2.0
 """How much longer a check may take for each further picture of the same question."""
+_PREPARE_S = 300.0
+"""How long a check may load its model at its first question."""
 
 
 class Unbelievable(Exception):
@@ -51,13 +53,17 @@ def believed_list(answer: Any, count: int) -> list[Verdict]:
 
 @dataclass(frozen=True)
 class Asked:
-    """A question on its way: who was asked, at which stage, since when, for how many answers."""
+    """A question on its way: who was asked, at which stage, since when, for how many answers.
+
+    `ready` tells when the check had loaded what it needs; its time is bounded from then on.
+    """
 
     future: Future[Any]
     stage: Stage
     backend: str
     version: str
     began: float
+    ready: Future[float]
     count: int
 
 
@@ -69,14 +75,31 @@ class Guard:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="moderation")
 
     def ask(self, check: object, call: Callable[[], Any], stage: Stage, count: int = 1) -> Asked:
-        """Start asking; the answer is fetched by `answers`."""
-        return Asked(self._pool.submit(call), stage, *_named(check), time.perf_counter(), count)
+        """Start asking; the answer is fetched by `answers`.
+
+        A check may have a `prepare`, which loads a model once and may take minutes.
+        """
+        ready: Future[float] = Future()
+        prepare = getattr(check, "prepare", None)
+        if prepare is None:
+            ready.set_result(time.perf_counter())
+
+        def answer() -> Any:
+            if prepare is not None:
+                prepare()
+                ready.set_result(time.perf_counter())
+            return call()
+
+        future = self._pool.submit(answer)
+        return Asked(future, stage, *_named(check), time.perf_counter(), ready, count)
 
     def answers(self, asked: Asked) -> list[Verdict]:
         """The verdicts, waiting within the time limit; anything wrong makes them unavailable."""
         limit = self._timeout_s + _MORE_S * (asked.count - 1)
-        left = max(0.0, limit - (time.perf_counter() - asked.began))
         try:
+            wait((asked.ready, asked.future), _PREPARE_S, FIRST_COMPLETED)
+            began = asked.ready.result(timeout=0) if asked.ready.done() else asked.began
+            left = max(0.0, limit - (time.perf_counter() - began))
             answer = asked.future.result(timeout=left)
             if asked.count == 1 and isinstance(answer, Verdict):
                 answer = [answer]
@@ -113,8 +136,12 @@ class Guard:
 
 
 def _named(check: object) -> tuple[str, str]:
-    backend = getattr(check, "backend", type(check).__name__)
-    return str(backend), str(getattr(check, "version", ""))
+    """What to call a check in the audit, also when reading its version is what fails."""
+    backend = str(getattr(check, "backend", type(check).__name__))
+    try:
+        return backend, str(getattr(check, "version", ""))
+    except Exception:  # noqa: BLE001 - a check whose rules are broken cannot tell their version
+        return backend, "unknown"
 
 
 def _report(backend: str, stage: Stage, fault: Exception) -> None:
@@ -122,8 +149,3 @@ def _report(backend: str, stage: Stage, fault: Exception) -> None:
     log.warning(
         "moderation check %s did not answer at %s: %s", backend, stage, type(fault).__name__
     )
-
-
-def merged(columns: Sequence[Sequence[Verdict]]) -> list[list[Verdict]]:
-    """Verdicts by check turned into verdicts by picture."""
-    return [list(row) for row in zip(*columns, strict=True)]

@@ -44,6 +44,10 @@ class NudeNetCheck:
         self._policy = policy
         self._stage = stage
 
+    def prepare(self) -> None:
+        """Load the model, once. Raises when it cannot be."""
+        _detector()
+
     def check(self, pictures: Sequence[Image.Image]) -> list[Verdict]:
         """Judge RGB pictures, one verdict each in order."""
         verdicts = []

@@ -83,6 +83,10 @@ class ClassifierCheck:
         self._stage = stage
         self.version = folder.name
 
+    def prepare(self) -> None:
+        """Load the model, once. Raises when it cannot be."""
+        _load(self._folder)
+
     def check(self, pictures: Sequence[Image.Image]) -> list[Verdict]:
         """Judge RGB pictures in one batch, one verdict each in order."""
         import torch

@@ -64,6 +64,10 @@ class SafetyCheckerCheck:
         self._policy = policy
         self._stage = stage
 
+    def prepare(self) -> None:
+        """Load the model, once. Raises when it cannot be."""
+        _model(self._folder)
+
     def check(self, pictures: Sequence[Image.Image]) -> list[Verdict]:
         """Judge RGB pictures in one batch, one verdict each in order."""
         import torch

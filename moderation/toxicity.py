@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +114,7 @@ def load(file: Path = SHIPPED) -> Classifier:
             idf = stored["idf"].astype(np.float32)
             bias, heads = stored["bias"].astype(np.float32), tuple(map(str, stored["heads"]))
             steepness, version = float(stored["steepness"]), str(stored["version"])
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
         raise ClassifierError(f"The classifier {file} cannot be read: {error}.") from error
     if weights.shape != (len(kept), len(heads)) or idf.shape != kept.shape:
         raise ClassifierError(f"The classifier {file} does not fit together.")

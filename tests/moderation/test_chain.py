@@ -1,0 +1,303 @@
+"""The chain: no path ends in an allow unless every layer of the stage said so, whatever goes wrong."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from moderation.chain import (
+    PICTURE_STAGES,
+    Layers,
+    Moderation,
+    ModerationConfig,
+    PromptRequest,
+    build,
+)
+from moderation.photos import Face, PhotoFacts, PhotoRules
+from moderation.pictures import PictureChoice
+from moderation.policy import NOT_CHECKED, Action, Label, load_policy, unavailable
+from moderation.verdict import Decision, Finding, Stage, Verdict
+
+POLICY = load_policy()
+PICTURE = Image.new("RGB", (64, 64), "white")
+LOCAL = build(ModerationConfig())
+TIMEOUT_S = 0.15
+
+
+def fine(stage: Stage) -> Verdict:
+    return POLICY.judge([], stage, "plan", "1", 1.0)
+
+
+def bad(stage: Stage) -> Verdict:
+    return POLICY.judge([Label("sexual", 1.0)], stage, "plan", "1", 1.0)
+
+
+def _raise(error: BaseException) -> Any:
+    raise error
+
+
+def _late(stage: Stage) -> Verdict:
+    time.sleep(TIMEOUT_S * 2)
+    return fine(stage)
+
+
+def _odd(stage: Stage) -> Verdict:
+    verdict = fine(stage)
+    object.__setattr__(verdict, "decision", "allow")
+    return verdict
+
+
+# What a check may do instead of answering, or answer instead of a verdict.
+FAULTS: dict[str, Callable[[Stage], Any]] = {
+    "timeout": lambda s: _raise(TimeoutError()),
+    "refused": lambda s: _raise(ConnectionRefusedError()),
+    "any error": lambda s: _raise(RuntimeError("secret prompt")),
+    "key error": lambda s: {}["ModerationLabels"],
+    "not a number": lambda s: POLICY.judge([Label("sexual", float("nan"))], s, "plan", "1", 1.0),
+    "slow": _late,
+    "none": lambda s: None,
+    "empty dict": lambda s: {},
+    "garbage": lambda s: b"\x00garbage",
+    "true": lambda s: True,
+    "allow as text": lambda s: "allow",
+    "decision only": lambda s: Decision.ALLOW,
+    "allow without evidence": lambda s: Verdict(Decision.ALLOW),
+    "allow by an absent check": lambda s: Verdict(
+        Decision.ALLOW, unavailable(s, "p", "1", 1.0).findings
+    ),
+    "wrong type inside": _odd,
+    "unavailable": lambda s: unavailable(s, "plan", "1", 1.0),
+}
+PLANS = {"fine": fine, "bad": bad, **FAULTS}
+PLAN = st.sampled_from(sorted(PLANS))
+FAST_PLAN = st.sampled_from(sorted(set(PLANS) - {"slow"}))
+
+
+@dataclass
+class Planned:
+    """A check that does what the plan says."""
+
+    plan: str
+    stage: Stage
+    backend: str = "plan"
+    version: str = "1"
+
+    def check(self, asked: Any) -> Any:
+        if isinstance(asked, str):
+            return PLANS[self.plan](self.stage)
+        return [PLANS[self.plan](self.stage) for _ in asked]
+
+
+FACE = Face((0.3, 0.2, 0.7, 0.7), 1.0)
+
+
+@dataclass
+class PlannedPhotos:
+    """A photo check that does what the plan says."""
+
+    plan: str
+    backend: str = "plan"
+    version: str = "1"
+
+    def measure(self, picture: Image.Image) -> Any:
+        if self.plan == "fine":
+            return PhotoFacts(640, 640, (FACE,), "plan", "1", 1.0, (), 0.9, 0.5, 0.2)
+        if self.plan == "bad":
+            return PhotoFacts(640, 640, (FACE, FACE), "plan", "1", 1.0, (), 0.9, 0.5, 0.2)
+        answer = PLANS[self.plan](Stage.PHOTO)
+        return None if isinstance(answer, Verdict) else answer
+
+    def same_person(self, pictures: Sequence[Image.Image]) -> Any:
+        return [PLANS[self.plan](Stage.PHOTO_SET) for _ in pictures]
+
+    def capabilities(self) -> dict[str, str]:
+        return {}
+
+
+def chain(
+    local: Sequence[str], remote: Sequence[str], pictures: Sequence[str], photo: str = "fine"
+) -> Moderation:
+    stages = (Stage.PROMPT, Stage.NEGATIVE_PROMPT)
+    layers = Layers(
+        {s: [Planned(p, s) for p in local] for s in stages},
+        {s: [Planned(p, s) for p in remote] for s in stages},
+        {s: [Planned(p, s) for p in pictures] for s in PICTURE_STAGES},
+        PlannedPhotos(photo),
+        PictureChoice("plan", "test"),
+    )
+    return Moderation(layers, POLICY, PhotoRules(), TIMEOUT_S)
+
+
+@given(
+    local=st.lists(FAST_PLAN, max_size=3),
+    remote=st.lists(FAST_PLAN, max_size=2),
+    negative=st.booleans(),
+)
+@settings(max_examples=120, deadline=None)
+def test_a_prompt_is_allowed_only_by_every_layer(
+    local: list[str], remote: list[str], negative: bool
+) -> None:
+    moderation = chain(local, remote, [])
+    request = PromptRequest("a person", "manga", "manga style", "blurry" if negative else "")
+    verdict = moderation.prompt(request).verdict
+    moderation.close()
+    every = {*local, *remote}
+    assert verdict.allowed is (bool(local) and every == {"fine"})
+    if verdict.decision is Decision.UNAVAILABLE:
+        assert [r.code for r in verdict.reasons] == ["not_checked"]
+
+
+@given(
+    plans=st.lists(FAST_PLAN, max_size=3),
+    count=st.integers(1, 3),
+    stage=st.sampled_from(PICTURE_STAGES),
+)
+@settings(max_examples=120, deadline=None)
+def test_a_picture_is_shown_only_by_every_layer(plans: list[str], count: int, stage: Stage) -> None:
+    moderation = chain(["fine"], [], plans)
+    judged = moderation.pictures([PICTURE] * count, stage)
+    moderation.close()
+    assert len(judged) == count
+    for one in judged:
+        good = bool(plans) and set(plans) == {"fine"}
+        assert one.verdict.allowed is good
+        assert (one.action is Action.SHOW) is good
+        if one.verdict.decision is Decision.UNAVAILABLE:
+            assert (one.action, one.retry) == (Action.WITHHOLD, False)
+
+
+@given(plan=FAST_PLAN, content=FAST_PLAN)
+@settings(max_examples=80, deadline=None)
+def test_a_photo_is_accepted_only_by_both_checks(plan: str, content: str) -> None:
+    moderation = chain(["fine"], [], [content], plan)
+    judged = moderation.photo(PICTURE)
+    sets = moderation.photo_set([PICTURE] * 2)
+    moderation.close()
+    assert judged.verdict.allowed is (plan == content == "fine")
+    assert [v.allowed for v in sets] == [plan == "fine"] * 2
+
+
+@pytest.mark.parametrize("where", ["local", "remote", "pictures"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_is_unavailable_with_an_audit_finding(
+    where: str, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if where == "local" and fault == "slow":
+        pytest.skip("local checks run in the caller's thread; they have nothing to wait for")
+    plans = {"local": ["fine"], "remote": ["fine"], "pictures": ["fine"]} | {where: ["fine", fault]}
+    moderation = chain(**plans)
+    if where == "pictures":
+        verdict = moderation.pictures([PICTURE], Stage.PICTURE)[0].verdict
+    else:
+        verdict = moderation.prompt(PromptRequest("a person")).verdict
+    moderation.close()
+    assert verdict.decision is Decision.UNAVAILABLE
+    assert any(f.label == NOT_CHECKED for f in verdict.findings)
+    assert "secret prompt" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "answer", [[], [fine(Stage.PICTURE)], [fine(Stage.PICTURE)] * 3, "xx", None]
+)
+def test_a_wrong_number_of_verdicts_is_none_at_all(answer: Any) -> None:
+    moderation = chain(["fine"], [], ["fine"])
+
+    class Miscounting(Planned):
+        def check(self, asked: Any) -> Any:
+            return answer
+
+    moderation._layers.pictures[Stage.PICTURE].append(Miscounting("fine", Stage.PICTURE))  # type: ignore[attr-defined]
+    judged = moderation.pictures([PICTURE] * 2, Stage.PICTURE)
+    assert [j.verdict.decision for j in judged] == [Decision.UNAVAILABLE] * 2
+
+
+def test_a_slow_check_is_waited_for_within_the_limit_only() -> None:
+    moderation = chain(["fine"], ["slow", "slow", "slow"], [])
+    began = time.perf_counter()
+    assert moderation.prompt(PromptRequest("a person")).verdict.decision is Decision.UNAVAILABLE
+    assert time.perf_counter() - began < TIMEOUT_S * 2.5
+
+
+def test_a_remote_refusal_shows_while_drawing_and_local_ones_before() -> None:
+    moderation = chain(["fine"], ["bad"], [])
+    pending = moderation.begin_prompt(PromptRequest("a person"))
+    assert pending.local.verdict.allowed
+    deadline = time.perf_counter() + 5
+    while not pending.refused() and time.perf_counter() < deadline:
+        time.sleep(0.005)
+    assert pending.refused() and pending.result().verdict.decision is Decision.BLOCK
+    assert chain(["bad"], ["slow"], []).begin_prompt(PromptRequest("x")).refused()
+
+
+@pytest.mark.parametrize(
+    ("request_", "decision"),
+    [
+        (PromptRequest("a smiling woman with glasses, manga style"), "allow"),
+        (PromptRequest("", "manga", "portrait, manga style, clean line art"), "allow"),
+        (PromptRequest("Mädchen with a hat"), "allow"),
+        (PromptRequest("4k 3d render, 80s, (portrait:1.2)"), "allow"),
+        (PromptRequest("a nude woman on a bed"), "block"),
+        (PromptRequest("a portrait", user_negative="clothes"), "block"),
+        (PromptRequest("a portrait", user_negative="blurry, extra fingers, nude"), "allow"),
+        (PromptRequest("женщина в саду"), "review"),
+        (PromptRequest("eine alte Frau sitzt auf einer Bank im Garten"), "review"),
+        (PromptRequest("mwanamke mzee ameketi kwenye benchi"), "review"),
+        (PromptRequest("花园里的女人"), "review"),
+        (PromptRequest("w o m a n   i n   a   g a r d e n"), "review"),
+        (PromptRequest("a " * 5000), "review"),
+        (PromptRequest("a sexy schoolgirl"), "block"),
+    ],
+)
+def test_the_local_chain_on_prompts(request_: PromptRequest, decision: str) -> None:
+    judged = LOCAL.prompt(request_)
+    assert judged.verdict.decision == decision, judged.verdict.findings
+    assert judged.text == LOCAL.clean(request_.user_text)
+    assert judged.negative == LOCAL.clean(request_.user_negative)
+
+
+def test_a_payload_split_between_fields_is_found_in_the_composed_text() -> None:
+    request = PromptRequest("a person without any", "x", "clothes, soft light")
+    assert LOCAL.prompt(request).verdict.decision is Decision.BLOCK
+
+
+def test_the_reply_never_says_which_term_or_layer() -> None:
+    told = set()
+    for text in ("a nude woman", "a severed head", "a nazi flag", "portrait of Donald Trump"):
+        verdict = LOCAL.prompt(PromptRequest(text)).verdict
+        told.add(verdict.reasons)
+        for finding in verdict.findings:
+            for reason in verdict.reasons:
+                assert finding.label not in reason.message + reason.fix
+    assert len(told) == 1
+
+
+def test_rules_that_break_while_running_make_prompts_unavailable(tmp_path: Any) -> None:
+    (tmp_path / "house.toml").write_text('version = "1"\n')
+    moderation = build(ModerationConfig(rules_folder=tmp_path))
+    assert moderation.prompt(PromptRequest("a person")).verdict.allowed
+    (tmp_path / "house.toml").write_text("broken [")
+    time.sleep(1.1)
+    assert moderation.prompt(PromptRequest("a person")).verdict.decision is Decision.UNAVAILABLE
+
+
+def test_every_finding_of_the_chain_names_check_version_and_time() -> None:
+    for finding in LOCAL.prompt(PromptRequest("a nude woman")).verdict.findings:
+        assert isinstance(finding, Finding)
+        assert finding.backend and finding.version and 0 <= finding.ms < 10_000
+
+
+def test_capabilities_say_what_local_cannot_do() -> None:
+    told = LOCAL.capabilities()
+    assert set(told) == {"faces", "identity", "celebrity", "age", "pictures"}
+    assert told["identity"].startswith("none") and told["pictures"].startswith("basic")
+    assert LOCAL.picture_check_is_basic
+
+
+def test_no_pictures_are_no_question() -> None:
+    assert LOCAL.pictures([], Stage.PICTURE) == []
+    assert LOCAL.photo_set([]) == []
