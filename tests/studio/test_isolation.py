@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from studio.actions import StudioActions
+from studio.delivery import Delivery
 from studio.errors import NotAllowed, StudioError
 from studio.records import (
     Avatar,
@@ -21,7 +22,7 @@ from studio.records import (
     new_id,
 )
 from studio.sample import sample_photos
-from tests.studio.house import Household, furnish, open_house
+from tests.studio.house import Household, drawn_picture, furnish, open_house
 
 ACTIONS = {
     name: inspect.signature(member)
@@ -140,9 +141,12 @@ def test_odd_ids_are_not_found(parts, alice, kind, item):
 
 
 def test_a_preview_that_was_not_judged_is_not_served(parts, alice):
-    """Only what the run lists was judged; the same name with another step is refused."""
+    """Only what the run lists was judged; a stored one that it does not list is refused."""
+    delivery = Delivery(parts.catalog, parts.storage)
+    unlisted = delivery.run_preview(alice.training, 91, drawn_picture(2))
+    assert any(unlisted in key for key in parts.storage.list(f"users/{alice.user.id}"))
     with pytest.raises(NotAllowed):
-        parts.studio.file(alice.user.id, "run-preview", f"{alice.training.id}.91")
+        parts.studio.file(alice.user.id, "run-preview", unlisted)
 
 
 def test_lists_show_the_askers_own_only(parts, alice):
