@@ -55,6 +55,26 @@ def account_line(name: str, password: str) -> str:
     return f"{name}:{hash_password(password)}"
 
 
+def add(file: Path, name: str, password: str) -> None:
+    """Write a user into the file of accounts, in the place of a line of the same name.
+
+    Raises `UserError` for a bad name or password, `BackendError` when the file cannot be written.
+    """
+    line = account_line(name, password)
+    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        before = file.read_text("utf-8").splitlines() if file.exists() else []
+        kept = [old for old in before if old.partition(":")[0] != name]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+            out.write("\n".join([*kept, line]) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(file)
+    except OSError as fault:
+        raise BackendError(f"{file} cannot be written: {fault.strerror}.") from fault
+
+
 class Accounts:
     """The file of `user:password-hash` lines; read anew when it changes."""
 

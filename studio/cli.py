@@ -18,7 +18,7 @@ import click
 import typer
 
 from moderation.verdict import Decision
-from studio import aws_cli
+from studio import accounts, aws_cli
 from studio import doctor as doctor_room
 from studio.actions import Quality, Shape
 from studio.console import FAILED, REFUSED, UNCHECKED, USAGE, Output, follow, reporting, run_failed
@@ -48,6 +48,8 @@ app = typer.Typer(
 bases_app = typer.Typer(help="Base models: which there are, and fetching one.")
 models_app = typer.Typer(help="Personal models.")
 people_app = typer.Typer(help="People that models are trained of.")
+accounts_app = typer.Typer(help="Who may sign in.")
+app.add_typer(accounts_app, name="accounts", no_args_is_help=True)
 app.add_typer(bases_app, name="bases", no_args_is_help=True)
 app.add_typer(models_app, name="models", no_args_is_help=True)
 app.add_typer(people_app, name="people", no_args_is_help=True)
@@ -327,6 +329,22 @@ def erase(
             f"{receipt.avatars} avatars, {receipt.files} files."
         )
         output.result(row)
+
+
+@accounts_app.command("add")
+def accounts_add(
+    name: Annotated[str, typer.Argument(help="The name to sign in with.")],
+    password: Annotated[str, typer.Option(prompt=True, hide_input=True, confirmation_prompt=True)],
+    as_json: Json = False,
+) -> None:
+    """Add a user to the file that AVATAR_ACCOUNTS names, or give one a new password."""
+    with reporting(as_json) as output:
+        file = read_settings().accounts
+        if not file:
+            raise UserError("AVATAR_ACCOUNTS is not set.", "Set it to the file of accounts.")
+        accounts.add(Path(file), name, password)
+        output.words(f"{name} may sign in.")
+        output.result({"user": name, "file": file})
 
 
 @app.command("worker")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -134,9 +134,7 @@ class Guard:
         if scope["method"] != "POST":
             await self.app(scope, receive, send)
         elif path == f"{API}/upload":
-            await self.app(
-                scope, _capped(receive, self.max_upload_bytes), self._remembering(send, user)
-            )
+            await self._upload(scope, receive, send, user)
         else:
             body = await _body(receive, MAX_JSON_BYTES)
             if body is None:
@@ -145,6 +143,27 @@ class Guard:
                 await _answer(403, "This belongs to somebody else.")(scope, receive, send)
             else:
                 await self.app(scope, _replayed(body, receive), send)
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send, user: str) -> None:
+        """Let an upload through to its limit; beyond it the app hears that the sender has gone."""
+        body, most = _Counted(receive, self.max_upload_bytes), self.max_upload_bytes
+        too_much = _answer(413, f"At most {most // 1_000_000} MB can be sent at once.")
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > most:
+            await too_much(scope, receive, send)
+            return
+
+        async def unless_over(message: Message) -> None:
+            if not body.over:
+                await send(message)
+
+        try:
+            await self.app(scope, body.receive, self._remembering(unless_over, user))
+        except ClientDisconnect:
+            if not body.over:
+                raise
+        if body.over:
+            await too_much(scope, receive, send)
 
     def _theirs(self, body: bytes, user: str) -> bool:
         """Whether every session and upload that a body names is this user's."""
@@ -279,14 +298,19 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _capped(receive: Receive, most: int) -> Receive:
-    """End the request when more than `most` bytes have come."""
-    come = 0
+class _Counted:
+    """A body that ends, as if the sender had gone, after `most` bytes."""
 
-    async def capped() -> Message:
-        nonlocal come
-        message = await receive()
-        come += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if come > most else message
+    def __init__(self, receive: Receive, most: int) -> None:
+        self._receive = receive
+        self._most = most
+        self._come = 0
 
-    return capped
+    @property
+    def over(self) -> bool:
+        return self._come > self._most
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._come += len(message.get("body", b""))
+        return {"type": "http.disconnect"} if self.over else message

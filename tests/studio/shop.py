@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,19 +17,43 @@ from pathlib import Path
 
 import psutil
 
+from studio.classes import ClassPictures
 from studio.parts import Parts
 from studio.records import PersonalModel, PhotoSet, Run
 from studio.sample import sample_photos
 from studio.settings import child_environment
 from tests.studio.house import open_house
 
-PATIENCE_S = 240.0
+PATIENCE_S = 400.0
 TOY = {"min_photos": 3, "threads": 1, "log_level": "WARNING"}
 
 
 def open_shop(home: Path, **changes: object) -> Parts:
-    """The studio of `open_house` at toy budgets: three photos are a set."""
-    return open_house(home, **(TOY | changes))
+    """The studio of `open_house` at toy budgets: three photos are a set.
+
+    The class pictures of its base are drawn once for all tests, as for all users of a studio.
+    """
+    parts = open_house(home, **(TOY | changes))
+    shutil.copytree(_class_pictures(), home / "classes", dirs_exist_ok=True)
+    return parts
+
+
+@functools.cache
+def _class_pictures() -> Path:
+    home = Path(tempfile.mkdtemp(prefix="avatar-shop-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    parts = open_house(home, **TOY)
+    base = parts.bases.get("tiny")
+    ClassPictures(parts.settings, parts.moderation, "cpu").ready(
+        base,
+        parts.bases.sha256("tiny"),
+        "balanced",
+        "person",
+        tell=lambda _words, _done, _total: None,
+        stop=lambda: False,
+    )
+    parts.close()
+    return home / "classes"
 
 
 def ready_set(parts: Parts, name: str = "Alex") -> tuple[str, str]:
@@ -84,9 +112,9 @@ def trainers(parts: Parts) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         line = " ".join(process.info["cmdline"] or ())
-        if "training.dreambooth" in line and str(parts.settings.home) in line:
-            if process.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(process)
+        alive = process.info["status"] != psutil.STATUS_ZOMBIE
+        if alive and "training.dreambooth" in line and str(parts.settings.home) in line:
+            found.append(process)
     return found
 
 

@@ -21,6 +21,8 @@ from tests.studio.shop import (
     until,
 )
 
+pytestmark = pytest.mark.timeout(1800)
+
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
