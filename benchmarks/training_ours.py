@@ -26,8 +26,9 @@ def main(arguments: list[str] | None = None) -> None:
     from diffusion.load import load_parts
     from training import dataset, prior
     from training.export import export
-    from training.learner import Learner, Person
+    from training.learner import Learner
     from training.moments import encode_moments
+    from training.person import Person
     from training.precision import FP32, Precision, accelerator_for, first_choice
     from training.recipe import plan
     from training.request import TrainingRequest

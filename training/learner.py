@@ -4,17 +4,12 @@ Each person has their own photos, seed, step budget, loss, optimiser and slot; a
 rows of all of them, and nothing of one person reaches another. Stage one learns the person's word
 with all weights frozen (class pictures cannot move a word that is not in their text, so they are
 left out); stage two learns the weights with the word frozen, beside class pictures.
-
-Every random draw of a step comes from a generator seeded by (seed, step), so a resumed run needs no
-generator state.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
@@ -26,87 +21,15 @@ from diffusion.lora import Stack, attach
 from diffusion.token import TokenBank, single_token_id
 from training.errors import Diverged, RequestRefused
 from training.loss import Objective, dreambooth
-from training.moments import Moments
+from training.person import RUNAWAY_WINDOW, Batch, Person, draw_batch
 from training.precision import Precision
-from training.prior import ClassSet
-from training.recipe import Recipe
-from training.request import TrainingRequest
 
 _WARM_UP_STEPS = 20
 _LEAST_RATE = 0.05
 _TEXT_PREFIXES = ("text_encoder", "text_encoder_2")
 _TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 _RUNAWAY = 4.0  # a mean loss this many times the first one's (or above this) is divergence
-_RUNAWAY_WINDOW = 10
 _ENCODE_ROWS = 32
-
-
-@dataclass
-class Person:
-    """What one person learns from. `captions[i]` are the possible texts of moment row i."""
-
-    request: TrainingRequest
-    recipe: Recipe
-    moments: Moments
-    captions: tuple[tuple[str, ...], ...]
-    classes: ClassSet | None
-    step: int = 0
-    failure: str | None = None
-    first_losses: list[float] = field(default_factory=list)
-    losses: deque[float] = field(default_factory=lambda: deque(maxlen=_RUNAWAY_WINDOW))
-
-    @property
-    def learning_word(self) -> bool:
-        """Whether the next step belongs to the first stage."""
-        return self.step < self.recipe.token_steps
-
-    @property
-    def done(self) -> bool:
-        return self.failure is not None or self.step >= self.recipe.steps
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Every distinct caption of this person and of their class pictures, in a fixed order."""
-        own = {text for row in self.captions for text in row}
-        classes = set(self.classes.captions) if self.classes else set()
-        return (*sorted(own), *sorted(classes - own))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One person's rows of a step: instances first, then class pictures."""
-
-    latents: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    texts: tuple[str, ...]
-    instances: int
-
-
-def draw_batch(person: Person, step: int, part: int, timesteps: int) -> Batch:
-    """The rows of a person's step: equal for equal (seed, step, part), whoever else learns."""
-    recipe = person.recipe
-    seed = (person.request.seed * 1_000_003 + step) * 64 + part
-    generator = torch.Generator().manual_seed(seed % (1 << 63))
-    word = step < recipe.token_steps
-    count = recipe.token_batch if word else recipe.batch
-
-    def pick(limit: int, number: int) -> Tensor:
-        return torch.randint(0, limit, (number,), generator=generator)
-
-    rows = pick(len(person.moments), count)
-    choice = pick(1 << 30, count)
-    latents = person.moments.draw(rows, generator)
-    texts = [
-        person.captions[row][int(number) % len(person.captions[row])]
-        for row, number in zip(rows.tolist(), choice, strict=True)
-    ]
-    if person.classes is not None and not word and recipe.prior_batch:
-        chosen = pick(len(person.classes.moments), recipe.prior_batch)
-        latents = torch.cat([latents, person.classes.moments.draw(chosen, generator)])
-        texts += [person.classes.captions[row] for row in chosen.tolist()]
-    noise = torch.randn(latents.shape, generator=generator)
-    return Batch(latents, noise, pick(timesteps, len(latents)), tuple(texts), count)
 
 
 def rate_share(step: int, steps: int, decay_from: float) -> float:
@@ -367,7 +290,7 @@ class Learner:
         if not math.isfinite(loss):
             raise Diverged(person.step + 1, f"the loss became {loss}. {advice}")
         person.losses.append(loss)
-        if len(person.first_losses) < _RUNAWAY_WINDOW:
+        if len(person.first_losses) < RUNAWAY_WINDOW:
             person.first_losses.append(loss)
             return
         now = sum(person.losses) / len(person.losses)

@@ -22,9 +22,10 @@ from training.errors import NoRoom, TrainingError
 from training.export import export
 from training.full import FullLearner
 from training.judge import Judge, Scores, best
-from training.learner import Learner, Person
+from training.learner import Learner
 from training.moments import encode_moments
 from training.painter import Painter
+from training.person import Person
 from training.precision import (
     CPU_BF16,
     FP32,

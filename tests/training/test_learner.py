@@ -8,8 +8,9 @@ import torch
 from diffusion.load import load_parts
 from tests.training.runs import request
 from training.errors import Diverged, RequestRefused
-from training.learner import Learner, Person, rate_share
+from training.learner import Learner, rate_share
 from training.moments import Moments
+from training.person import Person
 from training.precision import FP32, Precision, accelerator_for
 from training.prior import ClassSet
 from training.recipe import plan

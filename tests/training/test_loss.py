@@ -10,9 +10,10 @@ from peft import LoraConfig
 
 from diffusion.load import load_parts
 from tests.training.runs import request
-from training.learner import Batch, Learner, Person
+from training.learner import Learner
 from training.loss import Objective, dreambooth
 from training.moments import Moments
+from training.person import Batch, Person
 from training.precision import FP32, accelerator_for
 from training.prior import ClassSet
 from training.recipe import plan
