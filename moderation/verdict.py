@@ -15,7 +15,7 @@ from PIL.Image import Image
 
 
 class Decision(StrEnum):
-    """What a check says. Photos show the same four: accepted, your call, not usable, not checked."""
+    """What a check says; photos say: accepted, your call, not usable, could not be checked."""
 
     ALLOW = "allow"
     REVIEW = "review"
@@ -70,7 +70,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A decision with its evidence. `reasons` are words for the person, `findings` for the audit."""
+    """A decision with evidence: `reasons` are words for people, `findings` are for the audit."""
 
     decision: Decision
     findings: tuple[Finding, ...] = ()

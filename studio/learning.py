@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from moderation.verdict import Decision
 from studio.classes import ClassPictures
 from studio.delivery import Delivery
 from studio.devices import GaveUp, TrainingLease
@@ -62,20 +65,22 @@ class Learning:
     # the steps, in order
 
     def stage(self, run_id: str) -> None:
-        """Copy the photos that were asked for into the run's working folder.
+        """Copy the photos that were asked for into the run's working folder and judge the set.
 
-        Raises `UserError` when one of them was removed meanwhile.
+        Raises `UserError` when one of them was removed meanwhile, or shows somebody else.
         """
         run = self._open(run_id)
         self._tell(run_id, "preparing", _SENTENCES[Phase.PREPARING])
         folder = self._folder(run_id) / "photos"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for photo in self._photos(run):
+        photos = self._photos(run)
+        for photo in photos:
             target = folder / f"{photo.id}.jpg"
             partial = target.with_suffix(".partial")
             with self._parts.storage.open(photo.key) as source, partial.open("wb") as copy:
                 shutil.copyfileobj(source, copy)
             partial.replace(target)
+        self._judge_set(photos, folder)
 
     def learn(self, run_id: str) -> None:
         """Draw class pictures if the base has none yet, then train until the trainer is done.
@@ -179,6 +184,32 @@ class Learning:
                 "Start the training again with the photos that are there now.",
             )
         return photos
+
+    def _judge_set(self, photos: list[Photo], folder: Path) -> None:
+        """Whether all photos show one person, where the moderation backend can tell."""
+        pictures = []
+        for photo in photos:
+            with Image.open(folder / f"{photo.id}.jpg") as picture:
+                pictures.append(picture.convert("RGB"))
+        verdicts = self._parts.moderation.photo_set(pictures)
+        if any(verdict.decision is Decision.UNAVAILABLE for verdict in verdicts):
+            raise UserError(
+                "The photos could not be compared with one another, so nothing was trained.",
+                "Try again in a minute.",
+                code="unchecked",
+            )
+        others = [
+            photo.filename
+            for photo, verdict in zip(photos, verdicts, strict=True)
+            if not verdict.allowed
+        ]
+        if others:
+            raise UserError(
+                f"{len(others)} of the {len(photos)} photos may show somebody else: "
+                f"{', '.join(others)}.",
+                "Remove or replace them, then train again.",
+                code="refused",
+            )
 
     def _class_pictures(self, run: Run, stop: Callable[[], bool]) -> Path | None:
         base = self._parts.bases.get(run.request["base_id"])
