@@ -98,7 +98,7 @@ class Preview(_Shape):
 
 
 class TrainingStatus(_Shape):
-    """A snapshot of a run. `failure` is one sentence for the person; `note` says what was changed."""
+    """A snapshot of a run: `failure` is one sentence for people, `note` says what was changed."""
 
     phase: Phase
     step: int = 0
