@@ -118,6 +118,7 @@ class Create:
                 choices=[(_model_name(model, visit), model.id) for model in models], value=chosen.id
             )
             updates |= self._gallery(visit, chosen)
+            updates[self.text] = gr.Textbox(interactive=not self.shell.restricted)
         return updates
 
     def live(self, visit: Visit) -> Updates:
@@ -162,7 +163,9 @@ class Create:
         known = [cards.style_card(style, visit.words) for style in styles]
         categories = ["all", *dict.fromkeys(card["category"] for card in known)]
         markup = self.shell.render("styles", visit, styles=known, categories=categories)
-        limits = [visit.words("limits_starter")] if model.family == "starter" else []
+        names = ["restricted"] if self.shell.restricted else []
+        names += ["starter"] if model.family == "starter" else []
+        limits = [visit.words(f"limits_{name}") for name in names]
         return {
             self.styles: gr.HTML(cards=markup),
             self.limits: self.shell.render("limits", visit, limits=limits),

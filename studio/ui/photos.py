@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from moderation.verdict import Decision
 from studio.errors import NotAllowed, UserError
 from studio.records import Person, Photo
 from studio.ui.cards import EXAMPLES, meter_words, photo_card, variety
-from studio.ui.shell import Shell, Updates, Visit
+from studio.ui.shell import Shell, Updates, Visit, started
 from studio.ui.strings import label
 
-MB = 1_000_000
+LOOK_SECONDS = 0.25
 
 
 class Photos:
@@ -111,28 +112,38 @@ class Photos:
         yield from self._take(visit, [Path(picture)] if picture else [], {self.camera: None})
 
     def _take(self, visit: Visit, files: list[Path], emptied: Updates) -> Iterator[Updates]:
-        # Gradio's copies can be fetched by their address, so they go as soon as we have ours,
-        # and also when the visitor leaves in the middle.
+        # The intake goes on when the visitor leaves: what was given is not lost.
         left = list(files)
+        yield emptied | self.state(visit, tuple(file.name for file in list(left)))
+        photo_set = self.studio.photo_set(visit.user.id, visit.place.person)
+        work = started(lambda: self._intake(visit.user.id, photo_set.id, left))
+        seen = len(left)
+        while not wait([work], LOOK_SECONDS).done:
+            if len(left) != seen:
+                seen = len(left)
+                yield self.state(visit, tuple(file.name for file in list(left)))
+        yield self.shell.open(visit, "photos")
+        refused = work.result()
+        if refused:
+            raise refused
+
+    def _intake(self, user_id: str, set_id: str, left: list[Path]) -> UserError | None:
+        """Take in all files, emptying `left`; the last refusal that has no card of its own.
+
+        Gradio's copies can be fetched by their address, so each goes as soon as we have ours.
+        """
         refused: UserError | None = None
         try:
-            yield emptied | self.state(visit, tuple(file.name for file in left))
-            photo_set = self.studio.photo_set(visit.user.id, visit.place.person)
             while left:
-                file = left[0]
                 try:
-                    self.studio.add_photo(visit.user.id, photo_set.id, file.name, file)
+                    self.studio.add_photo(user_id, set_id, left[0].name, left[0])
                 except UserError as error:
                     refused = error
-                left.pop(0)
-                _forget(file)
-                yield self.state(visit, tuple(file.name for file in left))
+                _forget(left.pop(0))
         finally:
             for file in left:
                 _forget(file)
-        if refused:
-            raise refused
-        yield self.shell.open(visit, "photos")
+        return refused
 
     def confirm(self, visit: Visit) -> Updates:
         self.studio.confirm_photo(visit.user.id, visit.id)

@@ -11,9 +11,10 @@ import inspect
 import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import gradio as gr
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -29,6 +30,7 @@ from studio.ui.strings import Words, language_of
 log = logging.getLogger("studio.ui")
 
 Updates = dict[Any, Any]
+T = TypeVar("T")
 
 LOCAL_USER = "local"
 
@@ -159,9 +161,17 @@ class Shell:
         """The same visit with the user looked up anew, after an erasure."""
         return replace(visit, user=self.studio.user(visit.user.name), place=Place(visit.place.page))
 
+    @property
+    def restricted(self) -> bool:
+        """Public without a real picture check: samples and catalogue styles only."""
+        return bool(self.studio.health().get("restricted"))
+
     def missing_checks(self) -> list[str]:
-        """What the checks of this studio cannot tell, as keys of the `limits` texts."""
-        return ["faces", "pictures", "identity"] if self.settings.moderation == "local" else []
+        """What this studio cannot tell or do, as keys of the `limits` texts."""
+        locked = ["restricted"] if self.restricted else []
+        if self.settings.moderation == "local":
+            return [*locked, "faces", "pictures", "identity"]
+        return locked
 
     def _call(self, handle: Callable[[Visit], Updates], clear: bool) -> Callable[..., Updates]:
         def run(values: dict[Any, Any], request: gr.Request, event: gr.EventData) -> Updates:
@@ -214,6 +224,14 @@ class Shell:
         log.error("error %s", error_id, exc_info=error)
         key = "notice_backend" if isinstance(error, StudioError) else "notice_unexpected"
         return self.say(visit, "error", words(key), words("notice_error_id", id=error_id))
+
+
+def started(work: Callable[[], T]) -> Future[T]:
+    """Begin work that ends even when the visitor leaves and Gradio drops the event."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="visit")
+    begun = pool.submit(work)
+    pool.shutdown(wait=False)
+    return begun
 
 
 def _nowhere(visit: Visit, name: str, **changes: str) -> Updates:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 
 import gradio as gr
 
 from studio.errors import UserError
 from studio.records import Person
 from studio.ui.cards import address
-from studio.ui.shell import Shell, Updates, Visit
+from studio.ui.shell import Shell, Updates, Visit, started
 from studio.ui.strings import label
 
 WHO = ("me", "permission")
@@ -103,16 +103,13 @@ class Welcome:
         before = {one.id for one in self.studio.people(user)}
         adding = self.shell.say(visit, "info", words("welcome_sample_adding"))
         yield adding | {self.sample: gr.Button(interactive=False)}
-        try:
-            with ThreadPoolExecutor(1) as pool:
-                work = pool.submit(self.studio.add_sample_person, user)
-                while not wait([work], LOOK_SECONDS).done:
-                    new = [one for one in self.studio.people(user) if one.id not in before]
-                    if new:
-                        yield self.shell.open(visit, "photos", person=new[0].id) | adding
-                person = work.result()
-        finally:
-            yield {self.sample: gr.Button(interactive=True)}
+        work = started(lambda: self.studio.add_sample_person(user))
+        while not wait([work], LOOK_SECONDS).done:
+            new = [one for one in self.studio.people(user) if one.id not in before]
+            if new:
+                yield self.shell.open(visit, "photos", person=new[0].id) | adding
+        yield {self.sample: gr.Button(interactive=True)}
+        person = work.result()
         yield {self.shell.notice: ""} | self.shell.open(visit, "photos", person=person.id)
 
     def choose(self, visit: Visit) -> Updates:

@@ -1,0 +1,98 @@
+"""Files dropped on the photos page: cards as they are judged, and nothing lost or left behind."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from studio.parts import Parts
+from studio.sample import sample_photos
+from studio.ui.page import Site
+from studio.ui.shell import Place, Visit
+from studio.ui.strings import Words
+from tests.studio.house import open_house
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Iterator[Parts]:
+    opened = open_house(tmp_path / "home")
+    yield opened
+    opened.studio.close()
+    opened.close()
+
+
+@pytest.fixture
+def drop(tmp_path: Path) -> list[Path]:
+    """A good photo and a broken one, each in a folder of its own as Gradio leaves them."""
+    files = []
+    for number, name in enumerate(("good.webp", "broken.jpg")):
+        folder = tmp_path / "gradio" / str(number)
+        folder.mkdir(parents=True)
+        files.append(folder / name)
+    shutil.copy(sample_photos()[0], files[0])
+    files[1].write_text("not a photo")
+    return files
+
+
+def visit_of(parts: Parts, site: Site, values: dict[object, object]) -> Visit:
+    user = parts.studio.user("local")
+    person = parts.studio.add_person(user.id, "Alex")
+    return Visit(user, Words("en"), Place("photos", person.id), values=values)
+
+
+def test_every_file_gets_its_card_and_no_copy_stays(parts: Parts, drop: list[Path]) -> None:
+    with gr.Blocks():
+        site = Site(parts.studio, parts.settings, None)
+    page = site.pages["photos"]
+    visit = visit_of(parts, site, {page.drop: [str(file) for file in drop]})  # type: ignore[attr-defined]
+    shown = list(page.add(visit))  # type: ignore[attr-defined]
+    first, last = shown[0][page.cards], shown[-1][page.cards]  # type: ignore[attr-defined]
+    assert first.count("card-waiting") == 2
+    assert "card-waiting" not in last and last.count("data-photo") == 2
+    assert "This file is not a photo." in last
+    assert not [file for file in drop if file.exists() or file.parent.exists()]
+
+
+def test_a_visitor_who_leaves_loses_no_photo(parts: Parts, drop: list[Path]) -> None:
+    with gr.Blocks():
+        site = Site(parts.studio, parts.settings, None)
+    page = site.pages["photos"]
+    visit = visit_of(parts, site, {page.drop: [str(file) for file in drop]})  # type: ignore[attr-defined]
+    shown = page.add(visit)  # type: ignore[attr-defined]
+    next(shown)
+    next(shown)
+    shown.close()
+    photo_set = parts.studio.photo_set(visit.user.id, visit.place.person)
+    end = time.monotonic() + 60
+    while time.monotonic() < end and any(file.exists() for file in drop):
+        time.sleep(0.1)
+    names = {photo.filename for photo in parts.studio.photos(visit.user.id, photo_set.id)}
+    assert names == {"good.webp", "broken.jpg"}
+    assert not any(file.exists() for file in drop)
+
+
+def test_names_are_text_and_never_markup(parts: Parts) -> None:
+    with gr.Blocks():
+        site = Site(parts.studio, parts.settings, None)
+    user = parts.studio.user("local")
+    person = parts.studio.add_person(user.id, "<img src=x onerror=alert(1)>")
+    visit = Visit(user, Words("en"), Place("photos", person.id))
+    markup = "".join(str(value) for value in site.open(visit, "photos").values())
+    assert "<img src=x" not in markup
+    assert "&lt;img src=x" in markup
+
+
+def test_somebody_elses_person_is_not_shown(parts: Parts) -> None:
+    with gr.Blocks():
+        site = Site(parts.studio, parts.settings, None)
+    alice, bob = parts.studio.user("alice"), parts.studio.user("bob")
+    person = parts.studio.add_person(alice.id, "Secret Name")
+    visit = Visit(bob, Words("en"), Place("photos", person.id))
+    updates = site.open(visit, "photos", person=person.id)
+    assert updates[site.shell.place].page == "welcome"
+    assert "Secret Name" not in "".join(str(value) for value in updates.values())
