@@ -38,6 +38,10 @@ _UNREADABLE = Reason(
 )
 
 
+class NotNow(Exception):
+    """A decoder could not look at a photo just now, which says nothing about the photo."""
+
+
 def judge_texts(incoming: Path, outgoing: Path, moderation: Moderation) -> int:
     """Judge a JSON-lines file of `{"id", "text"}` (and, if there, `negative`, `language`).
 
@@ -218,7 +222,8 @@ def screen(
 
     A blocked or unreadable photo is flagged, moved or deleted as `what` says; one to ask about or
     not checked is only flagged. Writes `report.csv`, `report.html` and thumbnails into `out`, and
-    `dataset_info.json` beside the photos. `decode` must raise for what is not a photo.
+    `dataset_info.json` beside the photos. `decode` must raise for what is not a photo,
+    and `NotNow` for what it could not look at.
     `progress` gets (done, total) after each photo.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -268,6 +273,8 @@ def _judged(
     else:
         try:
             picture = decode(content)
+        except NotNow:
+            judged = PhotoJudgement(Verdict(Decision.UNAVAILABLE, (), (_NOT_READ,)))
         except Exception:  # noqa: BLE001 - whatever a decoder does with a bad file, it is no photo
             judged = PhotoJudgement(Verdict(Decision.BLOCK, (), (_UNREADABLE,)))
         else:

@@ -9,11 +9,12 @@ import re
 from typing import TYPE_CHECKING
 
 from serving.errors import EngineError
-from studio.errors import BackendError
+from studio.errors import BackendError, UserError
 from studio.settings import Settings
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
+    from moderation.bulk import Source
     from serving.endpoint import EndpointEngine, EndpointSettings, Published, Tell
     from training.request import Trainer
     from training.sagemaker import SageMakerSettings
@@ -125,3 +126,16 @@ def published(settings: Settings) -> Published:
         return Published(endpoint_settings(settings))
     except EngineError as fault:
         raise BackendError(str(fault)) from fault
+
+
+def photo_source(settings: Settings, uri: str) -> Source:
+    """The photos below an s3://bucket/prefix/. Raises `UserError` for what is no such place."""
+    from moderation.aws import MissingExtra
+    from moderation.s3 import S3Source
+
+    try:
+        return S3Source(uri, settings.aws_region, endpoint_url=settings.aws_endpoint_url or None)
+    except MissingExtra as fault:
+        raise BackendError(str(fault)) from fault
+    except ValueError as fault:
+        raise UserError(str(fault), "Name a folder or s3://bucket/prefix/.") from fault

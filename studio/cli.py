@@ -18,7 +18,7 @@ import click
 import typer
 
 from moderation.verdict import Decision
-from studio import accounts, aws_cli
+from studio import accounts, aws_cli, moderation_cli
 from studio import doctor as doctor_room
 from studio.actions import Quality, Shape
 from studio.console import FAILED, REFUSED, UNCHECKED, USAGE, Output, follow, reporting, run_failed
@@ -34,9 +34,9 @@ from studio.listing import (
     print_photos,
     write_avatar,
 )
-from studio.parts import Parts, build
+from studio.parts import Parts, opened
 from studio.records import Person, Photo, Run
-from studio.settings import Settings, read_settings
+from studio.settings import read_settings
 from studio.supervisor import Supervisor
 
 LOCAL_USER = "local"
@@ -54,21 +54,12 @@ app.add_typer(bases_app, name="bases", no_args_is_help=True)
 app.add_typer(models_app, name="models", no_args_is_help=True)
 app.add_typer(people_app, name="people", no_args_is_help=True)
 app.add_typer(aws_cli.app, name="aws", no_args_is_help=True)
+app.add_typer(moderation_cli.app, name="moderate", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 AcceptUnsure = Annotated[
     bool, typer.Option("--accept-unsure", help="Confirm every photo that is your call.")
 ]
-
-
-@contextmanager
-def opened(settings: Settings | None = None) -> Iterator[Parts]:
-    parts = build(settings or read_settings())
-    try:
-        yield parts
-    finally:
-        parts.studio.close()
-        parts.close()
 
 
 @contextmanager

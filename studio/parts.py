@@ -6,7 +6,8 @@ Web process, worker and command line all build it; torch is imported by none of 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from studio.devices import Device
 from studio.errors import BackendError
 from studio.machine import Machine, find_machine
 from studio.roster import Roster
-from studio.settings import Settings
+from studio.settings import Settings, read_settings
 from studio.storage.local import LocalStorage
 from studio.storage.published import PublishingStorage
 from studio.storage.storage import Storage
@@ -108,6 +109,17 @@ def build(settings: Settings) -> Parts:
     return Parts(
         settings, machine, catalog, storage, moderation, styles, bases, workflows, roster, studio
     )
+
+
+@contextmanager
+def opened(settings: Settings | None = None) -> Iterator[Parts]:
+    """A studio for one command: opened from these settings or the environment's, then closed."""
+    parts = build(settings or read_settings())
+    try:
+        yield parts
+    finally:
+        parts.studio.close()
+        parts.close()
 
 
 def open_home(home: Path) -> None:

@@ -1,0 +1,256 @@
+"""`avatar-studio moderate …`: the checks of the page over files, folders and past decisions."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import typer
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from moderation import bulk, decisions
+from moderation.aws import ServiceFault
+from moderation.policy import PolicyError, load_policy
+from moderation.verdict import Decision, Finding, Reason, Stage
+from studio.aws_parts import photo_source
+from studio.console import REFUSED, UNCHECKED, Output, reporting
+from studio.errors import BackendError, UserError
+from studio.gate import Decoded, Gate, NotDecoded
+from studio.listing import make_folder
+from studio.parts import opened
+from studio.settings import Settings, read_settings
+
+app = typer.Typer(help="The checks of the page, for files, folders and past decisions.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
+
+
+@app.command()
+def text(
+    incoming: Annotated[Path, typer.Option("--in", help='JSON lines of {"id", "text"}.')],
+    out: Annotated[Path, typer.Option("--out", help="JSON lines of decisions; without texts.")],
+    as_json: Json = False,
+) -> None:
+    """Judge texts as prompts. Ends with 4 when one could not be checked, whatever was decided."""
+    with reporting(as_json) as output, opened() as parts:
+        if incoming.resolve() == out.resolve():
+            raise UserError(f"{out} would be overwritten.", "Name another file with --out.")
+        make_folder(out.parent)
+        try:
+            count = bulk.judge_texts(incoming, out, parts.moderation)
+            decided = Counter(json.loads(row)["decision"] for row in _rows(out))
+        except UnicodeError as fault:
+            raise UserError(f"{incoming} is not whole UTF-8 text.", "Save it as UTF-8.") from fault
+        except ValueError as fault:
+            raise UserError(
+                f"{incoming}: {fault}", "Correct that line; nothing is written yet."
+            ) from fault
+        except OSError as fault:
+            raise _unusable(fault) from fault
+        output.words(f"{count} texts: {_counted(decided)}. The decisions are in {out}.")
+        result = {"file": str(out), "texts": count, "decisions": dict(decided)}
+        output.result(result, UNCHECKED if decided[Decision.UNAVAILABLE.value] else 0)
+
+
+@app.command()
+def pictures(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Picture files.")],
+    as_json: Json = False,
+) -> None:
+    """Judge pictures as if they had been drawn here. Ends with 3 when one is not allowed."""
+    with reporting(as_json) as output, opened() as parts:
+        missing = next((file for file in files if not file.is_file()), None)
+        if missing is not None:
+            raise UserError(f"There is no file {missing}.", "Name picture files.")
+        gate, rows = _gate(parts.settings), []
+        try:
+            for file in files:
+                judged = gate.open(file)
+                if isinstance(judged, NotDecoded):
+                    row = _picture_row(file, _undecoded(judged), (), (judged.reason,))
+                else:
+                    (answer,) = parts.moderation.pictures([_picture(judged)], Stage.PICTURE)
+                    verdict = answer.verdict
+                    row = _picture_row(file, verdict.decision, verdict.findings, verdict.reasons)
+                rows.append(row)
+                reasons = " ".join(reason["message"] for reason in row["reasons"])
+                output.words(f"{row['decision']:11} {file}  {reasons}".rstrip())
+        except OSError as fault:
+            raise _unusable(fault) from fault
+        finally:
+            gate.close()
+        output.result({"pictures": rows}, _code(row["decision"] for row in rows))
+
+
+@app.command()
+def photos(
+    source: Annotated[str, typer.Argument(help="A folder, or s3://bucket/prefix/.")],
+    report: Annotated[Path, typer.Option(help="Folder for report.html, report.csv, thumbnails.")],
+    action: Annotated[
+        str, typer.Option(help="What is done with blocked photos: flag, move or delete.")
+    ] = "flag",
+    as_json: Json = False,
+) -> None:
+    """Screen all photos of a folder or a place in S3; the same command again goes on.
+
+    Blocked photos are flagged, moved below refused/ or deleted; others are at most flagged. A
+    dataset_info.json is written beside the photos.
+    """
+    with reporting(as_json) as output, opened() as parts:
+        if action not in ("flag", "move", "delete"):
+            raise UserError(f"There is no action {action!r}.", "It is flag, move or delete.")
+        what = cast(Literal["flag", "move", "delete"], action)
+        place = _source(parts.settings, source, report)
+        make_folder(report)
+        gate = _gate(parts.settings)
+        try:
+            with tempfile.TemporaryDirectory(prefix="avatar-photos-") as folder:
+                decode = _decoder(gate, Path(folder) / "photo")
+                found = _screened(output, lambda tell: bulk.screen(
+                    place, report, parts.moderation, decode, what, progress=tell
+                ))  # fmt: skip
+        except OSError as fault:
+            raise _unusable(fault) from fault
+        except ServiceFault as fault:
+            raise BackendError(f"{fault} The same command goes on where it stopped.") from fault
+        finally:
+            gate.close()
+        decided = Counter(one.decision.value for one in found)
+        output.words(f"{len(found)} photos: {_counted(decided)}. See {report / 'report.html'}.")
+        rows = [{"file": row["file"], "decision": row["decision"], "reasons": row["reasons"],
+                 "done": row["done"]} for row in (one.row() for one in found)]  # fmt: skip
+        output.result({"report": str(report), "photos": rows}, _code(decided))
+
+
+@app.command("what-if")
+def what_if(
+    policy: Annotated[Path, typer.Option(help="Another policy.toml.")],
+    past: Annotated[Path, typer.Option("--decisions", help="Past decisions as JSON lines.")],
+    as_json: Json = False,
+) -> None:
+    """Show which past decisions another policy would take otherwise, on the same evidence."""
+    with reporting(as_json) as output:
+        try:
+            other = load_policy(read_settings().policy, policy)
+            records = [_past(row, number, past) for number, row in enumerate(_rows(past), 1)]
+        except PolicyError as fault:
+            raise UserError(str(fault), "Correct the policy file.") from fault
+        except OSError as fault:
+            raise _unusable(fault) from fault
+        changes = decisions.what_if(records, other)
+        rows = [
+            {"id": c.id, "stage": c.stage.value, "before": c.before.value, "after": c.after.value}
+            for c in changes
+        ]
+        output.table(("ID", "STAGE", "BEFORE", "AFTER"), [tuple(row.values()) for row in rows])
+        output.words(f"{len(rows)} of {len(records)} decisions would change.")
+        output.result({"decisions": len(records), "changes": rows})
+
+
+def _rows(file: Path) -> list[str]:
+    return [line for line in file.read_text("utf-8").splitlines() if line.strip()]
+
+
+def _past(row: str, number: int, file: Path) -> decisions.DecisionRecord:
+    try:
+        return decisions.from_row(json.loads(row))
+    except (ValueError, KeyError, TypeError, AttributeError) as fault:
+        raise UserError(
+            f"Decision {number} of {file} is none: {type(fault).__name__} {fault}.",
+            "Give a file with one decision a line, as the studio keeps them.",
+        ) from fault
+
+
+def _gate(settings: Settings) -> Gate:
+    return Gate(max_mb=settings.max_photo_mb, max_mpx=settings.max_photo_mpx)
+
+
+def _picture(decoded: Decoded) -> Image.Image:
+    with Image.open(io.BytesIO(decoded.picture)) as picture:
+        return picture.convert("RGB")
+
+
+def _undecoded(answer: NotDecoded) -> Decision:
+    """A file that took too long to open may be a good one on a busy machine."""
+    return Decision.UNAVAILABLE if answer.reason.code == "too_slow" else Decision.BLOCK
+
+
+def _decoder(gate: Gate, file: Path) -> Callable[[bytes], Image.Image]:
+    """The studio's gate for bytes; `file` is written over at each."""
+
+    def decode(content: bytes) -> Image.Image:
+        try:
+            file.write_bytes(content)
+            answer = gate.open(file)
+        except OSError as fault:
+            raise bulk.NotNow(str(fault)) from fault
+        if isinstance(answer, Decoded):
+            return _picture(answer)
+        if _undecoded(answer) is Decision.UNAVAILABLE:
+            raise bulk.NotNow(answer.reason.message)
+        raise ValueError(answer.reason.message)
+
+    return decode
+
+
+def _source(settings: Settings, source: str, report: Path) -> bulk.Source:
+    if source.startswith("s3://"):
+        return photo_source(settings, source)
+    folder = Path(source)
+    if report.resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"The report would lie among the photos of {folder}, and its thumbnails be screened.",
+            "Name a folder elsewhere with --report.",
+        )
+    try:
+        return bulk.FolderSource(folder)
+    except NotADirectoryError as fault:
+        raise UserError(
+            f"There is no folder {folder}.", "Name the folder that holds the photos."
+        ) from fault
+
+
+def _screened(
+    output: Output, work: Callable[[Callable[[int, int], None]], list[bulk.Screened]]
+) -> list[bulk.Screened]:
+    """The work with a progress bar on a terminal."""
+    columns = (TextColumn("Photos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = output.as_json or not output.errors.is_terminal
+    with Progress(*columns, console=output.errors, disable=hidden, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        return work(lambda done, total: progress.update(task, completed=done, total=total))
+
+
+def _picture_row(
+    file: Path, decision: Decision, findings: Iterable[Finding], reasons: Iterable[Reason]
+) -> dict[str, Any]:
+    return {
+        "file": str(file),
+        "decision": decision.value,
+        "findings": bulk.findings_rows(findings),
+        "reasons": [vars(reason) for reason in reasons],
+    }
+
+
+def _code(decided: Iterable[str]) -> int:
+    """Refused by a check before not checked: the first is known already."""
+    every = set(decided)
+    if every & {Decision.BLOCK.value, Decision.REVIEW.value}:
+        return REFUSED
+    return UNCHECKED if Decision.UNAVAILABLE.value in every else 0
+
+
+def _counted(decided: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in decided.items()) or "none"
+
+
+def _unusable(fault: OSError) -> UserError:
+    return UserError(
+        f"{fault.filename} cannot be used: {fault.strerror}.", "Name another file or folder."
+    )
