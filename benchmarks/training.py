@@ -17,7 +17,6 @@ import itertools
 import json
 import os
 import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,10 +31,12 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.training_base import full_precision, middle_base
+from benchmarks.training_base import full_precision, middle_base, peak_memory_mb
 from diffusion.bases import family_of, weights_sha256
+from diffusion.load import load_parts
 from training import prior
-from training.request import BaseRef, InstancePhoto, TrainingRequest
+from training.recipe import default
+from training.request import BaseRef, Family, InstancePhoto, TrainingRequest
 
 PROJECT = Path(__file__).parent.parent
 STARTER = PROJECT / "models" / "starter-1"
@@ -116,19 +117,32 @@ def compare(
     """Ours and every form of the peer, one after the other."""
     family = family_of(base)
     ref = BaseRef(id=base.name, family=family, folder=base, sha256=weights_sha256(base))
-    classes = prior.ensure(ref, "person", work / "classes", count=CLASSES, device=given.device)
-    prior.approve(classes, list(json.loads((classes / prior.CAPTIONS).read_text("utf-8"))))
+    classes, size = make_class_set(work / "classes", base, family)
     pictures = work / "class-pictures"
     pictures.mkdir()
     for path in classes.glob("*.png"):
         (pictures / path.name).symlink_to(path)
-    size = int(json.loads((classes / prior.RECORD).read_text("utf-8"))["size"])
     ours = run_ours(given, work, ref, photos, classes, steps)
     peers = [
         run_peer(given, work, base, photos, pictures, steps, size, name, flags)
         for name, flags in PEERS.items()
     ]
     return ours, peers
+
+
+def make_class_set(folder: Path, base: Path, family: Family) -> tuple[Path, int]:
+    """A judged class set of smooth random pictures, and its size; nothing has to be drawn."""
+    parts = load_parts(base, family)
+    recipe = default(family).model_copy(update={"class_count": CLASSES})
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(SEED + 1)
+    for number in range(CLASSES):
+        coarse = Image.fromarray(draw.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+        side = (parts.resolution, parts.resolution)
+        coarse.resize(side, Image.Resampling.BICUBIC).save(folder / f"{number:04d}.png")
+    prior.draw(parts, recipe, "person", folder, parts.resolution)
+    prior.approve(folder, [f"{number:04d}.png" for number in range(CLASSES)])
+    return folder, parts.resolution
 
 
 def run_ours(
@@ -204,21 +218,20 @@ def run_peer(
     command = [sys.executable, str(given.peer), "--with_prior_preservation", "--center_crop"]
     for key, value in options.items():
         command += [f"--{key}", str(value)]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     begun = time.perf_counter()
-    marks, log, peak_kb = _follow([*command, *flags], _environment(given, peer=True))
+    marks, log, peak_mb = _follow([*command, *flags], _environment(given, peer=True))
     job = time.perf_counter() - begun
     if len(marks) < 3:
         raise SystemExit(f"The peer ({name}) did not train:\n{log[-2000:]}")
     phases = {"start_s": marks[0] - begun, "learn_s": marks[-1] - marks[0]}
     phases["save_s"] = job - (marks[-1] - begun)
-    peak = max(peak_kb, before) if peak_kb else before
-    return Timing(name, job, steady(marks), peak / 1024, phases)
+    return Timing(name, job, steady(marks), peak_mb, phases)
 
 
-def _follow(command: list[str], environment: dict[str, str]) -> tuple[list[float], str, int]:
-    """Run to the end -> when each step was seen, the log, the process's peak memory in KB."""
+def _follow(command: list[str], environment: dict[str, str]) -> tuple[list[float], str, float]:
+    """Run to the end -> when each step was seen, the log, the process's peak memory in MB."""
     marks: dict[int, float] = {}
+    peak_mb = 0.0
     log = b""
     with subprocess.Popen(
         command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -226,12 +239,12 @@ def _follow(command: list[str], environment: dict[str, str]) -> tuple[list[float
         assert child.stdout is not None
         while chunk := os.read(child.stdout.fileno(), 1 << 16):
             log += chunk
+            peak_mb = max(peak_mb, peak_memory_mb(child.pid))
             for match in _STEP.finditer(chunk):
                 marks.setdefault(int(match.group(1)), time.perf_counter())
-        _, _, usage = os.wait4(child.pid, 0)
-        child.returncode = 0
+        child.wait()
     ordered = [marks[step] for step in sorted(marks)]
-    return ordered, log.decode("utf-8", "replace"), usage.ru_maxrss
+    return ordered, log.decode("utf-8", "replace"), peak_mb
 
 
 def _environment(given: argparse.Namespace, *, peer: bool = False) -> dict[str, str]:

@@ -17,6 +17,18 @@ diffusers: Any = stock  # its classes are not fully typed
 text: Any = transformers
 
 
+def peak_memory_mb(pid: int) -> float:
+    """The most memory a living process has held so far; 0 when that cannot be read.
+
+    Linux's VmHWM starts anew with each program, unlike `ru_maxrss`, which keeps its parent's.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
+
+
 def full_precision(base: Path, folder: Path) -> Path:
     """A copy of a base with fp32 weights, which the peer needs on a CPU."""
     shutil.copytree(base, folder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     import torch
 
+    from benchmarks.training_base import peak_memory_mb
     from diffusion.load import load_parts
     from training import dataset, prior
     from training.export import export
@@ -90,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
         "learn_s": learned - drawn,
         "save_s": saved - learned,
         "marks": [mark - begun for mark in marks],
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": peak_memory_mb(os.getpid()),
         "adapter_bytes": model.adapter_bytes,
         "precision": precision.name,
     }
