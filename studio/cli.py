@@ -18,7 +18,7 @@ import click
 import typer
 
 from moderation.verdict import Decision
-from studio import accounts, aws_cli, moderation_cli
+from studio import accounts, aws_cli, extract_cli, moderation_cli, styles_cli
 from studio import doctor as doctor_room
 from studio.actions import Quality, Shape
 from studio.console import FAILED, REFUSED, UNCHECKED, USAGE, Output, follow, reporting, run_failed
@@ -55,6 +55,8 @@ app.add_typer(models_app, name="models", no_args_is_help=True)
 app.add_typer(people_app, name="people", no_args_is_help=True)
 app.add_typer(aws_cli.app, name="aws", no_args_is_help=True)
 app.add_typer(moderation_cli.app, name="moderate", no_args_is_help=True)
+app.add_typer(styles_cli.app, name="styles")
+models_app.command("extract")(extract_cli.extract)
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 AcceptUnsure = Annotated[
@@ -137,19 +139,6 @@ def bases_fetch(
             )
         output.words(f"{base.name} is in {base.folder}.")
         output.result({"bases": [base_row(parts, base_id)]})
-
-
-@app.command()
-def styles(as_json: Json = False) -> None:
-    """The styles that avatars can be drawn in, and the base families that can draw them."""
-    with reporting(as_json) as output, opened() as parts:
-        rows = [
-            {"id": s.id, "name": s.name, "families": list(s.families)} for s in parts.styles.every
-        ]
-        output.table(
-            ("ID", "NAME", "BASES"), [(s["id"], s["name"], ", ".join(s["families"])) for s in rows]
-        )
-        output.result({"styles": rows})
 
 
 @app.command()
