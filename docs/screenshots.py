@@ -24,10 +24,20 @@ from tests.browser.server import Server
 FOLDER = Path(__file__).parent / "screenshots"
 MAX_BYTES = 120_000
 LONGEST_PX = 2400
+SEEN_ARE_LOADED = """[...document.images].every((one) =>
+  one.complete || one.getBoundingClientRect().top > innerHeight)"""
+# The home folder of the pictures is a temporary one; a host's is this.
+AS_AT_HOME = """(home) => {
+  const walker = document.createTreeWalker(document.querySelector('.host-grid'), NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    walker.currentNode.textContent = walker.currentNode.textContent.replaceAll(home, '~/.avatar-studio');
+  }
+}"""
 
 
 def shoot(page: Page, name: str, *, full: bool = False) -> None:
     """Save what the page shows as docs/screenshots/NAME.webp, below 120 kB."""
+    page.wait_for_function(SEEN_ARE_LOADED)
     page.wait_for_timeout(900)
     picture = Image.open(io.BytesIO(page.screenshot(full_page=full))).convert("RGB")
     picture = picture.crop((0, 0, picture.width, min(picture.height, LONGEST_PX)))
@@ -81,11 +91,11 @@ def the_way(browser: Browser, server: Server) -> None:
     page.wait_for_selector(".run-done, .run-failed", timeout=1_800_000)
     shoot(page, "3-trained", full=True)
     page.click(".run-done .key")
-    draw(page)
+    draw(page, server)
     page.context.close()
 
 
-def draw(page: Page) -> None:
+def draw(page: Page, server: Server) -> None:
     """Four styles, seen while they are drawn and afterwards."""
     page.wait_for_selector(".style-grid")
     for style in ("starter-comic", "starter-manga", "starter-pixel", "starter-voxel"):
@@ -108,6 +118,7 @@ def draw(page: Page) -> None:
     shoot(page, "6-people", full=True)
     page.locator(".places [data-id=host]").click()
     page.wait_for_selector(".host-grid")
+    page.evaluate(AS_AT_HOME, str(server.home))
     shoot(page, "7-host", full=True)
 
 
