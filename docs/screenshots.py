@@ -28,9 +28,11 @@ SEEN_ARE_LOADED = """[...document.images].every((one) =>
   one.complete || one.getBoundingClientRect().top > innerHeight)"""
 # The home folder of the pictures is a temporary one; a host's is this.
 AS_AT_HOME = """(home) => {
-  const walker = document.createTreeWalker(document.querySelector('.host-grid'), NodeFilter.SHOW_TEXT);
+  const board = document.querySelector('.host-grid');
+  const walker = document.createTreeWalker(board, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
-    walker.currentNode.textContent = walker.currentNode.textContent.replaceAll(home, '~/.avatar-studio');
+    const text = walker.currentNode;
+    text.textContent = text.textContent.replaceAll(home, '~/.avatar-studio');
   }
 }"""
 
