@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-import click
 import typer
 
 from moderation.verdict import Decision
@@ -388,18 +387,22 @@ def _finish(output: Output, parts: Parts, run: Run) -> Run:
     return run
 
 
+# What the parser raises for a wrong command line, by the public name of its nearest kind.
+USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]
+
+
 def main() -> None:
     """Entry point of `avatar-studio`: usage errors end in JSON, too, when JSON is asked for."""
     try:
         code = app(standalone_mode=False)
-    except click.UsageError as fault:
+    except USAGE_ERROR as fault:
         if "--json" in sys.argv:
             error = {"message": fault.format_message(), "hint": "See --help.", "code": "usage"}
             typer.echo(json.dumps({"error": error}, ensure_ascii=False))
         else:
             fault.show()
         code = USAGE
-    except click.Abort:
+    except typer.Abort:
         code = FAILED
     raise SystemExit(code)
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from diffusion.bases import BaseError
 from studio.errors import BackendError, NotAllowed, UserError
 from studio.records import Run
 
@@ -78,7 +79,7 @@ def reporting(as_json: bool) -> Iterator[Output]:
         _fail(output, fault.message, fault.hint, fault.code, _CODES.get(fault.code, USAGE))
     except NotAllowed as fault:
         _fail(output, str(fault), "See `avatar-studio models list`.", "not-found", USAGE)
-    except BackendError as fault:
+    except (BackendError, BaseError) as fault:
         _fail(output, str(fault), "", "backend", FAILED)
     except KeyboardInterrupt:
         _fail(output, "Stopped.", "", "cancelled", FAILED)
@@ -144,5 +145,5 @@ def _fail(output: Output, message: str, hint: str, code: str, exit_code: int) ->
         error = {"message": message, "hint": hint, "code": code}
         typer.echo(json.dumps({"error": error}, ensure_ascii=False))
     else:
-        output.errors.print(f"{message} {hint}".strip(), markup=False, style="red")
+        output.errors.print(f"{message} {hint}".strip(), markup=False, style="red", soft_wrap=True)
     raise typer.Exit(exit_code)
