@@ -45,7 +45,6 @@ def routes(parts: Parts, visitors: Visitors, health: Callable[[], dict[str, Any]
     """All of them; `Guard` stands before them and has set `scope["user_name"]`."""
     router = APIRouter(include_in_schema=False)
     studio = parts.studio
-    framed = bool(parts.settings.space)
 
     def user_id(request: Request) -> str:
         return studio.user(request.scope["user_name"]).id
@@ -55,36 +54,7 @@ def routes(parts: Parts, visitors: Visitors, health: Callable[[], dict[str, Any]
         found = health()
         return JSONResponse(found, 200 if found["ok"] else 503)
 
-    @router.get("/login")
-    def login_page() -> Response:
-        if visitors.accounts is None:
-            return RedirectResponse(".", 303)
-        return HTMLResponse(_PAGE.format(notice=""))
-
-    @router.post("/login")
-    def login(
-        request: Request, name: Annotated[str, Form()], password: Annotated[str, Form()]
-    ) -> Response:
-        if visitors.accounts is None:
-            return RedirectResponse(".", 303)
-        where = request.client.host if request.client else ""
-        keys = (f"name {name[:60]}", f"from {where}")
-        wait_s = visitors.throttle.wait_s(*keys)
-        if wait_s > 0:
-            return _sign_in(f"Too many tries. Wait {round(wait_s / 60) or 1} minutes.", 429)
-        if not visitors.accounts.check(name, password):
-            visitors.throttle.miss(*keys)
-            return _sign_in("Name or password is wrong.", 401)
-        answer = RedirectResponse(".", 303)
-        secure = request.url.scheme == "https"
-        answer.headers["set-cookie"] = cookie(visitors.session(name), secure=secure, framed=framed)
-        return answer
-
-    @router.get("/logout")
-    def logout() -> Response:
-        answer = RedirectResponse("login", 303)
-        answer.headers["set-cookie"] = cookie("", secure=False, framed=framed)
-        return answer
+    _sign_in_routes(router, visitors, framed=bool(parts.settings.space))
 
     @router.get("/files/avatars.zip")
     def avatars_zip(
@@ -150,6 +120,39 @@ def routes(parts: Parts, visitors: Visitors, health: Callable[[], dict[str, Any]
         return RedirectResponse(f"{back}links/{signed}", 303, {"cache-control": "no-store"})
 
     return router
+
+
+def _sign_in_routes(router: APIRouter, visitors: Visitors, *, framed: bool) -> None:
+    @router.get("/login")
+    def login_page() -> Response:
+        if visitors.accounts is None:
+            return RedirectResponse(".", 303)
+        return HTMLResponse(_PAGE.format(notice=""))
+
+    @router.post("/login")
+    def login(
+        request: Request, name: Annotated[str, Form()], password: Annotated[str, Form()]
+    ) -> Response:
+        if visitors.accounts is None:
+            return RedirectResponse(".", 303)
+        where = request.client.host if request.client else ""
+        keys = (f"name {name[:60]}", f"from {where}")
+        wait_s = visitors.throttle.wait_s(*keys)
+        if wait_s > 0:
+            return _sign_in(f"Too many tries. Wait {round(wait_s / 60) or 1} minutes.", 429)
+        if not visitors.accounts.check(name, password):
+            visitors.throttle.miss(*keys)
+            return _sign_in("Name or password is wrong.", 401)
+        answer = RedirectResponse(".", 303)
+        secure = request.url.scheme == "https"
+        answer.headers["set-cookie"] = cookie(visitors.session(name), secure=secure, framed=framed)
+        return answer
+
+    @router.get("/logout")
+    def logout() -> Response:
+        answer = RedirectResponse("login", 303)
+        answer.headers["set-cookie"] = cookie("", secure=False, framed=framed)
+        return answer
 
 
 def answer_errors(app: Any) -> None:
