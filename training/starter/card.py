@@ -51,7 +51,7 @@ and the sample person.
 autoencoder {vae_steps} steps in {vae_seconds:.0f} s, decoder alone {decoder_steps} steps in
 {decoder_seconds:.0f} s, UNet and text encoder {unet_steps} steps of {batch} in
 {unet_seconds:.0f} s, on one CPU core ({machine}). Budgets are in seconds, so another machine
-reaches other numbers of steps. The mixes and rates were changed while this run went on; `recipe.toml`
+reaches other numbers of steps. Mixes and rates were changed while this run went on; `recipe.toml`
 records them as shares of the run, so a new run reaches weights like these, not the same bits.
 
 **Versions**: {versions}.
