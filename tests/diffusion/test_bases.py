@@ -169,7 +169,7 @@ def test_the_hash_follows_the_weights_and_is_remembered(mine, tmp_path):
 
 def test_the_default_is_the_best_that_is_there_and_fits(mine, tmp_path):
     own = tmp_path / "own.toml"
-    rows = (("small", "starter", 1.0, 0), ("large", "sd15", 6.0, 2), ("huge", "sdxl", 16.0, 9))
+    rows = (("small", "starter", 1.0, 1), ("large", "sd15", 6.0, 2), ("huge", "sdxl", 16.0, 9))
     own.write_text(
         "\n".join(
             f'[[base]]\nid = "{i}"\nfamily = "{f}"\nmemory_gb = {m}\nrank = {r}\n'
