@@ -177,3 +177,17 @@ def test_a_job_that_fails_tells_the_person_and_leaves_nothing(shop, cloud):
             "the job's traces to go",
             PATIENCE_S,
         )
+
+
+@pytest.mark.timeout(2400)
+def test_a_set_that_shows_two_people_is_not_learned(shop, cloud):
+    parts, studio = shop, shop.studio
+    user_id, person_id, set_id = photo_set(parts)
+    studio.confirm_all(user_id, set_id)
+    studio.consent(user_id, person_id)
+    cloud.rekognition.similarity = lambda source, target: 12.0
+    with worker(parts):
+        training = finished(parts, studio.train(user_id, set_id, steps=6), PATIENCE_S)
+    assert training.state == "failed"
+    assert "may show somebody else" in training.message and "Remove or replace" in training.message
+    assert not cloud.jobs.plans and not studio.models(user_id)
