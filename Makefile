@@ -8,8 +8,9 @@ BIN := .venv/bin
 run: .venv/installed
 	$(BIN)/avatar-studio serve
 
+# One thread a process: tests start studios with workers and trainers of their own beside them.
 test: .venv/installed-test .venv/browser check
-	$(BIN)/python -m pytest -q -p no:cacheprovider
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider
 
 check: .venv/installed-test
 	$(BIN)/ruff format --check .
