@@ -231,4 +231,4 @@ def _runs_and_photos() -> None:
 
 
 def downgrade() -> None:
-    raise NotImplementedError("Go back by restoring a backup.")
+    raise RuntimeError("Migrations only go forward. Go back by restoring a backup.")
