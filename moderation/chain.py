@@ -6,6 +6,7 @@ fails closed. Knows no user, no storage and no page.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Literal
 from PIL.Image import Image
 
 from moderation.canonical import encoder_text
+from moderation.decisions import Evidence, Ledger
 from moderation.guard import Asked, Guard
 from moderation.photos import (
     LocalPhotoCheck,
@@ -79,6 +81,11 @@ class PromptRequest:
     user_negative: str = ""
     language: str = "en"
 
+    def content(self) -> bytes:
+        """All that is judged, for a keyed hash."""
+        fields = (self.user_text, self.style_text, self.user_negative)
+        return "\0".join(fields).encode("utf-8", "surrogatepass")
+
 
 @dataclass(frozen=True)
 class PromptJudgement:
@@ -134,10 +141,19 @@ _UNREADABLE_LABELS = frozenset({"language", "unreadable", "too long", NOTHING_FO
 class PendingPrompt:
     """A prompt whose local checks are done; remote ones may still be on their way."""
 
-    def __init__(self, local: PromptJudgement, asked: Sequence[Asked], guard: Guard) -> None:
+    def __init__(
+        self,
+        local: PromptJudgement,
+        asked: Sequence[Asked],
+        guard: Guard,
+        kept: Callable[[Verdict], Verdict],
+    ) -> None:
         self.local = local
         self._asked = asked
         self._guard = guard
+        self._kept = kept
+        self._lock = threading.Lock()
+        self._result: PromptJudgement | None = None
 
     def refused(self) -> bool:
         """True as soon as any finished check does not allow: stop drawing. Never waits."""
@@ -147,31 +163,48 @@ class PendingPrompt:
         return any(not v.allowed for asked in finished for v in self._guard.answers(asked))
 
     def result(self) -> PromptJudgement:
-        """Wait, within bounded time, for every check."""
-        remote = [v for asked in self._asked for v in self._guard.answers(asked)]
-        verdict = _worded(combine([replace(self.local.verdict, reasons=()), *remote]))
-        return replace(self.local, verdict=verdict)
+        """Wait, within bounded time, for every check. Decided, and recorded, once."""
+        with self._lock:
+            if self._result is None:
+                remote = [v for asked in self._asked for v in self._guard.answers(asked)]
+                verdict = combine([replace(self.local.verdict, reasons=()), *remote])
+                self._result = replace(self.local, verdict=_worded(self._kept(verdict)))
+            return self._result
 
 
 class PendingPictures:
     """Pictures that are being judged while the next ones are drawn."""
 
     def __init__(
-        self, asked: Sequence[Asked], count: int, stage: Stage, policy: Policy, guard: Guard
+        self,
+        pictures: Sequence[Image],
+        asked: Sequence[Asked],
+        stage: Stage,
+        policy: Policy,
+        guard: Guard,
+        ledger: Ledger,
     ) -> None:
+        self._pictures = pictures
         self._asked = asked
-        self._count = count
         self._stage = stage
         self._policy = policy
         self._guard = guard
+        self._ledger = ledger
+
+    def verdicts(self) -> list[Verdict]:
+        """Wait, within bounded time, for what the checks say; nothing is recorded yet."""
+        if not self._pictures:
+            return []
+        columns = [self._guard.answers(asked) for asked in self._asked]
+        rows = [list(row) for row in zip(*columns, strict=True)] or [[]] * len(self._pictures)
+        return [combine(row) for row in rows]
 
     def result(self) -> list[PictureJudgement]:
         """Wait, within bounded time, for the judgements, one for each picture in order."""
-        if self._count == 0:
-            return []
-        columns = [self._guard.answers(asked) for asked in self._asked]
-        rows = [list(row) for row in zip(*columns, strict=True)] or [[]] * self._count
-        return [self._judgement(combine(row)) for row in rows]
+        return [
+            self._judgement(self._ledger.kept(verdict, self._stage, picture.tobytes))
+            for verdict, picture in zip(self.verdicts(), self._pictures, strict=True)
+        ]
 
     def _judgement(self, verdict: Verdict) -> PictureJudgement:
         action, retry = self._policy.action(verdict, self._stage)
@@ -186,7 +219,12 @@ class Moderation:
     """The public surface of this room: judges prompts, pictures, photos and photo sets."""
 
     def __init__(
-        self, layers: Layers, policy: Policy, photo_rules: PhotoRules, timeout_s: float
+        self,
+        layers: Layers,
+        policy: Policy,
+        photo_rules: PhotoRules,
+        timeout_s: float,
+        evidence: Evidence | None = None,
     ) -> None:
         """Most callers use `build`. `timeout_s` bounds the wait for every single check."""
         self.policy = policy
@@ -194,6 +232,7 @@ class Moderation:
         self._layers = layers
         self._photo_rules = photo_rules
         self._guard = Guard(timeout_s)
+        self._ledger = Ledger(policy, evidence)
 
     def clean(self, text: str) -> str:
         """The text an encoder may read: what is judged is exactly what is drawn."""
@@ -203,8 +242,40 @@ class Moderation:
         """Judge a prompt field by field and composed, by every check."""
         return self.begin_prompt(request).result()
 
+    def first_look(self, request: PromptRequest) -> PromptJudgement:
+        """What the local checks say of a prompt. Decides, and is recorded, only as a refusal:
+        to draw, `begin_prompt` must have been asked.
+        """
+        judged, _ = self._judged_here(request)
+        if judged.verdict.allowed:
+            return judged
+        verdict = self._ledger.kept(judged.verdict, Stage.PROMPT, request.content)
+        return replace(judged, verdict=_worded(verdict))
+
     def begin_prompt(self, request: PromptRequest) -> PendingPrompt:
-        """Run the local checks now and start the remote ones."""
+        """Run the local checks now and start the remote ones. What the local ones refuse is
+        decided, and recorded, at once.
+        """
+        judged, texts = self._judged_here(request)
+        asked = [
+            self._guard.ask(check, partial(check.check, text), stage)
+            for stage, text in (texts if judged.verdict.allowed else [])
+            for check in self._layers.remote.get(stage, ())
+        ]
+        pending = PendingPrompt(
+            judged,
+            asked,
+            self._guard,
+            lambda verdict: self._ledger.kept(verdict, Stage.PROMPT, request.content),
+        )
+        if not judged.verdict.allowed:
+            pending.result()
+        return pending
+
+    def _judged_here(
+        self, request: PromptRequest
+    ) -> tuple[PromptJudgement, list[tuple[Stage, str]]]:
+        """The local checks' judgement, and the texts that were judged, each at its stage."""
         composed = ", ".join(part for part in (request.user_text, request.style_text) if part)
         texts = [(Stage.PROMPT, composed)]
         if request.style_text and request.user_text.strip():
@@ -221,12 +292,7 @@ class Moderation:
         negative = self._guard.here(self, lambda: self.clean(request.user_negative), Stage.PROMPT)
         if not isinstance(cleaned, str) or not isinstance(negative, str):
             verdict, cleaned, negative = Verdict(Decision.UNAVAILABLE, verdict.findings), "", ""
-        asked = [
-            self._guard.ask(check, partial(check.check, text), stage)
-            for stage, text in (texts if verdict.allowed else [])
-            for check in self._layers.remote.get(stage, ())
-        ]
-        return PendingPrompt(PromptJudgement(verdict, cleaned, negative), asked, self._guard)
+        return PromptJudgement(verdict, cleaned, negative), texts
 
     def pictures(self, pictures: Sequence[Image], stage: Stage) -> list[PictureJudgement]:
         """Judge pictures (RGB) of one stage, one judgement each in order."""
@@ -239,7 +305,7 @@ class Moderation:
             self._guard.ask(check, partial(check.check, every), stage, len(every))
             for check in (self._layers.pictures.get(stage, ()) if every else ())
         ]
-        return PendingPictures(asked, len(every), stage, self.policy, self._guard)
+        return PendingPictures(every, asked, stage, self.policy, self._guard, self._ledger)
 
     def photo(self, picture: Image) -> PhotoJudgement:
         """Judge one uploaded photo (RGB, upright, decoded by the intake)."""
@@ -252,10 +318,13 @@ class Moderation:
         )
         if isinstance(judged, Verdict):
             judged = PhotoJudgement(replace(judged, reasons=(_TRY_AGAIN,)))
-        content = shown.result()[0].verdict
+        (content,) = shown.verdicts()
         if content.decision in (Decision.REVIEW, Decision.BLOCK):
             content = replace(content, reasons=(_CONTENT[content.decision],))
         verdict = combine([content, judged.verdict])
+        verdict = self._ledger.kept(verdict, Stage.PHOTO, picture.tobytes)
+        if verdict.decision is Decision.UNAVAILABLE:
+            verdict = replace(verdict, reasons=(*verdict.reasons, _TRY_AGAIN))
         return replace(judged, verdict=replace(verdict, reasons=_first_of_each(verdict.reasons)))
 
     def photo_set(self, pictures: Sequence[Image]) -> list[Verdict]:
@@ -278,7 +347,11 @@ class Moderation:
                 return [Verdict(Decision.ALLOW, (finding,))] * len(every)
             return answer
 
-        return self._guard.answers(self._guard.ask(check, compared, Stage.PHOTO_SET, len(every)))
+        answers = self._guard.answers(self._guard.ask(check, compared, Stage.PHOTO_SET, len(every)))
+        return [
+            self._ledger.kept(verdict, Stage.PHOTO_SET, picture.tobytes)
+            for verdict, picture in zip(answers, every, strict=True)
+        ]
 
     def capabilities(self) -> dict[str, str]:
         """What can be told and what cannot: faces, identity, celebrity, age, pictures."""
@@ -321,12 +394,15 @@ TEXT_STAGES = (Stage.PROMPT, Stage.NEGATIVE_PROMPT)
 PICTURE_STAGES = (Stage.PHOTO, Stage.CLASS_PICTURE, Stage.PREVIEW, Stage.PICTURE)
 
 
-def build(config: ModerationConfig) -> Moderation:
-    """Build the chain. Raises PolicyError, RulesError or ClassifierError when a file is wrong."""
+def build(config: ModerationConfig, evidence: Evidence | None = None) -> Moderation:
+    """Build the chain; every decision goes to `evidence`, if one is given.
+
+    Raises PolicyError, RulesError or ClassifierError when a file is wrong.
+    """
     policy = load_policy(config.preset, config.policy_file)
     layers = _BACKENDS[config.backend](config, policy)
     rules = PhotoRules(strict_faces=config.strict_faces)
-    return Moderation(layers, policy, rules, config.check_timeout_s)
+    return Moderation(layers, policy, rules, config.check_timeout_s, evidence)
 
 
 def _local_texts(config: ModerationConfig, policy: Policy) -> dict[Stage, Sequence[TextCheck]]:

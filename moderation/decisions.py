@@ -8,15 +8,19 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
+import secrets
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from moderation.policy import NOTHING_FOUND, Action, Policy
+from moderation.policy import NOT_CHECKED, NOTHING_FOUND, Action, Policy, unavailable
 from moderation.verdict import Decision, Finding, Stage, Verdict
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,50 @@ class DecisionRecord:
     """One decision as it is kept. `subject` is a keyed hash of what was judged."""
 
     id: str
-    at: datetime
+    created_at: datetime
     stage: Stage
     decision: Decision
     findings: tuple[Finding, ...]
     subject: str = ""
     policy: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where records of decisions go, and the key that their subjects are hashed with.
+
+    `keep` must raise when it could not keep a record.
+    """
+
+    key: bytes
+    keep: Callable[[DecisionRecord], None]
+
+
+class Ledger:
+    """Has every decision kept. What leaves no evidence is not let through."""
+
+    def __init__(self, policy: Policy, evidence: Evidence | None) -> None:
+        """Without evidence nothing is kept: for benchmarks, and callers that keep their own."""
+        self._policy = policy
+        self._evidence = evidence
+
+    def kept(self, verdict: Verdict, stage: Stage, content: Callable[[], bytes]) -> Verdict:
+        """The verdict, once its record is kept; unavailable where it could not be.
+
+        A block stays one: it lets nothing through.
+        """
+        if self._evidence is None:
+            return verdict
+        try:
+            key, id = self._evidence.key, secrets.token_urlsafe(16)
+            self._evidence.keep(record(id, verdict, stage, content(), key, self._policy))
+        except Exception as fault:  # noqa: BLE001 - whatever the store raises, nothing was kept
+            log.error("a decision at %s could not be kept: %s", stage, type(fault).__name__)
+            if verdict.decision is Decision.BLOCK:
+                return verdict
+            missing = unavailable(stage, "records", "1", 0.0).findings
+            return Verdict(Decision.UNAVAILABLE, (*verdict.findings, *missing), verdict.reasons)
+        return verdict
 
 
 @dataclass(frozen=True)
@@ -87,30 +129,47 @@ def actions_if(records: Iterable[DecisionRecord], policy: Policy) -> dict[str, t
 
 @dataclass(frozen=True)
 class Count:
-    """How often a label led a stage to a decision on one day (UTC)."""
+    """How often a stage decided so on one day (UTC); with a label, how often that label did."""
 
     day: str
     stage: Stage
-    label: str
     decision: Decision
     count: int
+    label: str = ""
 
 
-def tally(records: Iterable[DecisionRecord]) -> list[Count]:
-    """Decisions by day, stage and label; a label counts where it reached its threshold."""
-    counts: Counter[tuple[str, Stage, str, Decision]] = Counter()
+@dataclass(frozen=True)
+class Tally:
+    """`days` counts every decision once; `labels` once for each label that led to it."""
+
+    total: int
+    days: tuple[Count, ...]
+    labels: tuple[Count, ...]
+
+
+def tally(records: Iterable[DecisionRecord]) -> Tally:
+    """Decisions by day, stage and decision, and these by label, oldest day first.
+
+    A label counts where it reached its threshold; *none* stands for a check that found nothing,
+    *not checked* for one that did not answer.
+    """
+    days: Counter[tuple[str, Stage, Decision]] = Counter()
+    labels: Counter[tuple[str, Stage, Decision, str]] = Counter()
     for past in records:
-        labels = {f.label for f in past.findings if f.score >= f.threshold} or {NOTHING_FOUND}
-        for label in labels:
-            counts[
-                past.at.astimezone(UTC).date().isoformat(), past.stage, label, past.decision
-            ] += 1
-    return [Count(*key, count) for key, count in sorted(counts.items())]
+        key = (past.created_at.astimezone(UTC).date().isoformat(), past.stage, past.decision)
+        days[key] += 1
+        spoke = {f.label for f in past.findings if f.score >= f.threshold or f.label == NOT_CHECKED}
+        labels.update((*key, label) for label in spoke or {NOTHING_FOUND})
+    return Tally(
+        days.total(),
+        tuple(Count(*key, count) for key, count in sorted(days.items())),
+        tuple(Count(*key[:3], count, key[3]) for key, count in sorted(labels.items())),
+    )
 
 
 def to_row(past: DecisionRecord) -> dict[str, Any]:
     """A record as JSON values."""
-    return {**asdict(past), "at": past.at.isoformat()}
+    return {**asdict(past), "created_at": past.created_at.isoformat()}
 
 
 def from_row(row: Mapping[str, Any]) -> DecisionRecord:
@@ -118,7 +177,7 @@ def from_row(row: Mapping[str, Any]) -> DecisionRecord:
     findings = tuple(Finding(**{**f, "stage": Stage(f["stage"])}) for f in row["findings"])
     return DecisionRecord(
         row["id"],
-        datetime.fromisoformat(row["at"]),
+        datetime.fromisoformat(row["created_at"]),
         Stage(row["stage"]),
         Decision(row["decision"]),
         findings,

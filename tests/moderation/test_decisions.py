@@ -28,7 +28,7 @@ def past(name: str, *labels: tuple[str, float], day: int = 1) -> DecisionRecord:
         [Label(n, s) for n, s in labels], Stage.PICTURE, "rekognition", "7.0", 3.0
     )
     kept = record(name, verdict, Stage.PICTURE, b"picture bytes", b"key", POLICY)
-    return replace(kept, at=datetime(2026, 11, day, 23, 59, tzinfo=UTC))
+    return replace(kept, created_at=datetime(2026, 11, day, 23, 59, tzinfo=UTC))
 
 
 RECORDS = [
@@ -53,9 +53,28 @@ def test_what_was_not_checked_stays_so() -> None:
 
 
 def test_counts_by_day_stage_and_label() -> None:
-    counts = {(c.day, c.label, c.decision): c.count for c in tally([*RECORDS, RECORDS[1]])}
-    assert counts["2026-11-01", "Explicit", Decision.BLOCK] == 2
-    assert counts["2026-11-02", "none", Decision.ALLOW] == 1
+    lost = record(
+        "d", unavailable(Stage.PROMPT, "rules", "1", 1.0), Stage.PROMPT, b"x", b"key", POLICY
+    )
+    lost = replace(lost, created_at=datetime(2026, 11, 3, tzinfo=UTC))
+    both = past("e", ("Explicit", 0.8), ("Graphic Violence", 0.9))
+    told = tally([*RECORDS, RECORDS[1], both, lost])
+    labels = {(c.day, c.stage, c.label, c.decision): c.count for c in told.labels}
+    assert labels == {
+        ("2026-11-01", Stage.PICTURE, "none", Decision.ALLOW): 1,
+        ("2026-11-01", Stage.PICTURE, "Explicit", Decision.BLOCK): 3,
+        ("2026-11-01", Stage.PICTURE, "Graphic Violence", Decision.BLOCK): 1,
+        ("2026-11-02", Stage.PICTURE, "none", Decision.ALLOW): 1,
+        ("2026-11-03", Stage.PROMPT, "not checked", Decision.UNAVAILABLE): 1,
+    }
+    days = [(c.day, c.stage, c.decision, c.count) for c in told.days]
+    assert days == [
+        ("2026-11-01", Stage.PICTURE, Decision.ALLOW, 1),
+        ("2026-11-01", Stage.PICTURE, Decision.BLOCK, 3),
+        ("2026-11-02", Stage.PICTURE, Decision.ALLOW, 1),
+        ("2026-11-03", Stage.PROMPT, Decision.UNAVAILABLE, 1),
+    ]
+    assert told.total == 6
 
 
 def test_a_record_survives_a_file_and_holds_no_content(tmp_path: Path) -> None:
