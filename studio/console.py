@@ -27,6 +27,7 @@ _CODES = {
     "set-not-ready": REFUSED,
     "unchecked": UNCHECKED,
     "backend": FAILED,
+    "engine": FAILED,
     "unknown": FAILED,
     "cancelled": FAILED,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import statistics
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from moderation.policy import Action
 from moderation.verdict import Decision, Stage, Verdict
 from prompts.compose import compose, person_phrase
 from prompts.style import Style
-from serving.errors import EngineError
+from serving.errors import AdapterRefused, ArchiveRefused, EngineError, RequestRefused
 from serving.request import GenerationRequest, Rendered
 from studio.delivery import Delivery, Drawn, slot_id
 from studio.devices import GaveUp
@@ -108,7 +109,7 @@ class Drawing:
             self._open(run_id)
             self._shift.park()
         except EngineError as fault:
-            raise UserError(str(fault)) from fault
+            raise UserError(str(fault), code=_engine_code(fault)) from fault
         self._finish(run_id, work)
 
     # inside
@@ -136,9 +137,11 @@ class Drawing:
         pending, slots = [], []
         for style in (self._parts.styles.get(style_id) for style_id in asked["style_ids"]):
             shown = compose(style, person="person", family=model.family)
+            began = time.monotonic()
             prompt = self._parts.moderation.begin_prompt(
                 PromptRequest(asked["text"], style.id, shown.text)
             )
+            work.spent("text", time.monotonic() - began)
             if not prompt.local.verdict.allowed:
                 raise _refused_text(prompt.local.verdict)
             pending.append(prompt)
@@ -178,6 +181,7 @@ class Drawing:
                     on_step=steps.done,
                     cancelled=watch.stopped,
                 ):
+                    work.spent("draw", rendered.seconds)
                     # The check starts now, beside the drawing of the next picture.
                     check = self._parts.moderation.begin_pictures([rendered.picture], Stage.PICTURE)
                     slot = replace(
@@ -204,9 +208,12 @@ class Drawing:
         work: _Work,
     ) -> Outcome:
         """Wait for the verdicts on the text and the picture, then deliver or refuse."""
+        began = time.monotonic()
         _check_texts(prompts)
+        work.spent("text", time.monotonic() - began)
         (judgement,) = check.result()
         action, verdict = judgement.action, judgement.verdict
+        work.spent("pictures", max((f.ms for f in verdict.findings), default=0.0) / 1000)
         if action not in (Action.SHOW, Action.BLUR):
             again = judgement.retry and slot.attempt < self._parts.settings.picture_attempts
             unchecked = verdict.decision is Decision.UNAVAILABLE
@@ -225,10 +232,12 @@ class Drawing:
                 attempts=slot.attempt,
                 seconds=slot.seconds,
             )
+            began = time.monotonic()
             try:
                 outcome = Outcome(slot, self._delivery.avatar(run, slot.name, drawn).id)
             except NotAllowed:  # the person was erased meanwhile
                 raise Ended from None
+            work.spent("store", time.monotonic() - began)
         work.settle(outcome)
         if not self._runs.update_run(run.id, detail=work.detail()):
             raise Ended
@@ -286,6 +295,13 @@ class _Work:
         self._refused: dict[str, dict[str, str]] = {}
         self._attempts = 0
         self._limit = attempts
+        self._seconds: dict[str, float] = {}
+        self._clock = threading.Lock()
+
+    def spent(self, stage: str, seconds: float) -> None:
+        """Count time of a stage: text, draw, pictures (their checks), store. Stages overlap."""
+        with self._clock:
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
 
     def wants(self, slot: Slot, avatar: Avatar | None) -> None:
         self._order.append(slot.name)
@@ -316,7 +332,10 @@ class _Work:
         ]
 
     def detail(self) -> dict[str, Any]:
+        with self._clock:
+            seconds = {stage: round(value, 4) for stage, value in self._seconds.items()}
         return {
+            "seconds": seconds,
             "wanted": len(self._order),
             "done": len(self._avatars),
             "refused": [self._refused[name] for name in self._order if name in self._refused],
@@ -390,6 +409,12 @@ def _request(run: Run, slot: Slot, model: PersonalModel, folder: Path) -> Genera
         owner=run.user_id,
         target=f"{model.user_id}/{model.person_id}/{model.id}.tar.gz",
     )
+
+
+def _engine_code(fault: EngineError) -> str:
+    """`invalid` for what asking again will not mend, `engine` for what may be over by then."""
+    lasting = (AdapterRefused, ArchiveRefused, RequestRefused)
+    return "invalid" if isinstance(fault, lasting) else "engine"
 
 
 def _check_texts(prompts: Sequence[PendingPrompt]) -> None:
