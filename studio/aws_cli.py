@@ -12,7 +12,6 @@ import typer
 
 from serving.errors import EngineError
 from studio import aws as aws_room
-from studio import classifier_cli
 from studio.console import FAILED, reporting
 from studio.errors import BackendError
 from studio.settings import Settings, read_settings
@@ -24,7 +23,6 @@ endpoint_app = typer.Typer(help="The endpoint that draws.", no_args_is_help=True
 bucket_app = typer.Typer(help="The bucket that everything lies in.", no_args_is_help=True)
 app.add_typer(endpoint_app, name="endpoint")
 app.add_typer(bucket_app, name="bucket")
-app.add_typer(classifier_cli.app, name="classifier")
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 Name = Annotated[str, typer.Option("--name", help="The endpoint; else AVATAR_AWS_ENDPOINT.")]

@@ -1,8 +1,11 @@
-"""`avatar-studio aws classifier …`: a custom classifier at Comprehend, from corpus to endpoint."""
+"""A custom classifier at Comprehend: `avatar-studio moderate train-classifier`, then
+`moderate classifier status | serve | stop`.
+"""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,7 +21,9 @@ from studio.console import FAILED, reporting
 from studio.errors import BackendError
 from studio.settings import read_settings
 
-app = typer.Typer(help="A custom classifier for prompts, at Comprehend.", no_args_is_help=True)
+app = typer.Typer(
+    help="A custom classifier at Comprehend: its training, its endpoint.", no_args_is_help=True
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 
@@ -59,7 +64,6 @@ def rows(file: Path | None, authored: int) -> Iterator[tuple[str, str]]:
             raise ClassifierError(f"Line {number} of {file} is no label with a text.") from fault
 
 
-@app.command("train")
 def train(
     version: Annotated[str, typer.Option(help="Name of this version.")],
     name: Annotated[str, typer.Option(help="Name of the classifier.")] = "avatar-prompts",
@@ -68,6 +72,7 @@ def train(
     ] = None,
     authored: Annotated[int, typer.Option(help="Texts to take from the corpus.")] = 4000,
     csv: Annotated[Path | None, typer.Option(help="Only write the CSV to this file.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is trained.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write Comprehend's CSV and start the training, which takes about 40 minutes."""
@@ -78,9 +83,21 @@ def train(
             output.words(f"{csv} is written.")
             output.result({"csv": str(csv)})
             return
-        arn = _training().start(name, content, version=version)
+        training = _training()
+        arn = training.start(name, content, version=version)
         output.words(f"{arn} is being trained.")
-        output.result({"classifier": arn})
+        if not wait:
+            output.result({"classifier": arn})
+            return
+        with output.busy("Comprehend is learning …") as tell:
+            told = training.training(arn)
+            while told.state in ("waiting", "learning"):
+                tell(f"Comprehend: {told.state} …")
+                time.sleep(read_settings().aws_poll_seconds)
+                told = training.training(arn)
+        output.words(f"{told.state} {told.message}".strip())
+        result = {"classifier": arn, "state": told.state, "message": told.message}
+        output.result(result, FAILED if told.state == "failed" else 0)
 
 
 @app.command("status")

@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -18,17 +19,23 @@ from moderation import bulk, decisions
 from moderation.aws import ServiceFault
 from moderation.policy import PolicyError, load_policy
 from moderation.verdict import Decision, Finding, Reason, Stage
+from studio import classifier_cli
 from studio.aws_parts import photo_source
 from studio.console import REFUSED, UNCHECKED, Output, reporting
 from studio.errors import BackendError, UserError
 from studio.gate import Decoded, Gate, NotDecoded
 from studio.listing import make_folder
-from studio.parts import opened
-from studio.settings import Settings, read_settings
+from studio.parts import Parts, opened
+from studio.records import now
+from studio.settings import Settings
+from studio.statistics import moderation_statistics
 
 app = typer.Typer(help="The checks of the page, for files, folders and past decisions.")
+app.command("train-classifier")(classifier_cli.train)
+app.add_typer(classifier_cli.app, name="classifier")
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
+Days = Annotated[float, typer.Option(min=0, help="Decisions of how many days, up to now.")]
 
 
 @app.command()
@@ -43,7 +50,8 @@ def text(
             raise UserError(f"{out} would be overwritten.", "Name another file with --out.")
         make_folder(out.parent)
         try:
-            count = bulk.judge_texts(incoming, out, parts.moderation)
+            with parts.decisions.in_bulk():
+                count = bulk.judge_texts(incoming, out, parts.moderation)
             decided = Counter(json.loads(row)["decision"] for row in _rows(out))
         except UnicodeError as fault:
             raise UserError(f"{incoming} is not whole UTF-8 text.", "Save it as UTF-8.") from fault
@@ -130,15 +138,19 @@ def photos(
 
 @app.command("what-if")
 def what_if(
-    policy: Annotated[Path, typer.Option(help="Another policy.toml.")],
-    past: Annotated[Path, typer.Option("--decisions", help="Past decisions as JSON lines.")],
+    policy: Annotated[Path | None, typer.Option(help="Another policy.toml.")] = None,
+    preset: Annotated[str, typer.Option(help="Another preset: general, family, brand-safe.")] = "",
+    past: Annotated[
+        Path | None, typer.Option("--decisions", help="JSON lines; else this studio's own.")
+    ] = None,
+    days: Days = 30,
     as_json: Json = False,
 ) -> None:
     """Show which past decisions another policy would take otherwise, on the same evidence."""
-    with reporting(as_json) as output:
+    with reporting(as_json) as output, opened() as parts:
         try:
-            other = load_policy(read_settings().policy, policy)
-            records = [_past(row, number, past) for number, row in enumerate(_rows(past), 1)]
+            other = load_policy(preset or parts.settings.policy, policy)
+            records = _past_decisions(parts, past, days)
         except PolicyError as fault:
             raise UserError(str(fault), "Correct the policy file.") from fault
         except OSError as fault:
@@ -151,6 +163,37 @@ def what_if(
         output.table(("ID", "STAGE", "BEFORE", "AFTER"), [tuple(row.values()) for row in rows])
         output.words(f"{len(rows)} of {len(records)} decisions would change.")
         output.result({"decisions": len(records), "changes": rows})
+
+
+@app.command()
+def statistics(days: Days = 30, as_json: Json = False) -> None:
+    """Count what the checks decided here, by day, stage and label."""
+    with reporting(as_json) as output, opened() as parts:
+        since = now() - timedelta(days=days)
+        told = moderation_statistics(parts.catalog, since)
+        output.table(
+            ("DAY", "STAGE", "DECISION", "LABEL", "COUNT"),
+            [(c.day, c.stage, c.decision, c.label, c.count) for c in told.labels],
+        )
+        output.words(f"{told.total} decisions since {since:%Y-%m-%d %H:%M} UTC.")
+        labels = [_count_row(c) | {"label": c.label} for c in told.labels]
+        row = {"since": since.isoformat(), "decisions": told.total, "labels": labels}
+        output.result(row | {"days": [_count_row(c) for c in told.days]})
+
+
+def _count_row(count: decisions.Count) -> dict[str, Any]:
+    return {
+        "day": count.day,
+        "stage": count.stage.value,
+        "decision": count.decision.value,
+        "count": count.count,
+    }
+
+
+def _past_decisions(parts: Parts, file: Path | None, days: float) -> list[decisions.DecisionRecord]:
+    if file is None:
+        return list(parts.decisions.since(now() - timedelta(days=days)))
+    return [_past(row, number, file) for number, row in enumerate(_rows(file), 1)]
 
 
 def _rows(file: Path) -> list[str]:

@@ -15,11 +15,14 @@ from pathlib import Path
 from diffusion.bases import BaseError, Bases, registry
 from moderation.chain import Moderation, ModerationConfig
 from moderation.chain import build as build_moderation
+from moderation.decisions import Evidence
 from prompts.catalog import StyleError, Styles, load_styles
+from studio.accounts import signing_key
 from studio.aws_parts import jumpstart_trainer, published, sagemaker_trainer
 from studio.catalog import Catalog, open_catalog
 from studio.devices import Device
 from studio.errors import BackendError
+from studio.evidence import Decisions
 from studio.machine import Machine, find_machine
 from studio.roster import Roster
 from studio.settings import Settings, read_settings
@@ -46,6 +49,7 @@ class Parts:
     bases: Bases
     workflows: DurableWorkflows
     roster: Roster
+    decisions: Decisions
     studio: Studio
 
     @cached_property
@@ -89,10 +93,12 @@ def build(settings: Settings) -> Parts:
     try:
         bases = registry(settings.home, settings.bases_file)
         styles = load_styles(settings.styles_folder)
-        moderation = build_moderation(_moderation(settings, bases))
+        catalog = open_catalog(settings.records_url)
+        decisions = Decisions(catalog.engine)
+        evidence = Evidence(signing_key(settings), decisions.keep)
+        moderation = build_moderation(_moderation(settings, bases), evidence)
     except (BaseError, StyleError, ValueError) as fault:
         raise BackendError(str(fault)) from fault
-    catalog = open_catalog(settings.records_url)
     storage = _storage(settings)
     workflows = DurableWorkflows(settings.workflows_url, catalog)
     studio = Studio(
@@ -107,8 +113,9 @@ def build(settings: Settings) -> Parts:
     )
     roster = Roster(catalog.engine, settings.home)
     return Parts(
-        settings, machine, catalog, storage, moderation, styles, bases, workflows, roster, studio
-    )
+        settings, machine, catalog, storage, moderation, styles, bases, workflows, roster,
+        decisions, studio,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 from studio import erasure
 from studio.actions import UNDO_MINUTES
 from studio.catalog import Catalog
+from studio.evidence import Decisions
 from studio.records import Avatar, PersonalModel, Photo, PhotoSet, Run, new_id, now
 from studio.settings import Settings
 from studio.storage.storage import Storage
@@ -35,6 +36,7 @@ class Swept:
     avatars: int
     archives: int
     orphans: int
+    decisions: int
 
 
 def sweep(
@@ -49,6 +51,7 @@ def sweep(
         models=keeper.old_models(),
         archives=keeper.archives(),
         orphans=keeper.orphans(),
+        decisions=keeper.old_decisions(),
     )
 
 
@@ -110,6 +113,12 @@ class _Keeper:
             photos = self.catalog.find(Photo, set_id=photo_set.id)
             gone += self._erase_photos([photo for photo in photos if photo.id in used])
         return gone
+
+    def old_decisions(self) -> int:
+        if not self.settings.decision_days:
+            return 0
+        limit = self.moment - timedelta(days=self.settings.decision_days)
+        return Decisions(self.catalog.engine).forget(limit)
 
     def archives(self) -> int:
         """Zips that were made to be downloaded at once."""

@@ -79,6 +79,15 @@ class Settings(BaseSettings):
     avatars_per_day: int = Field(
         0, ge=0, description="Avatars a user may ask for in 24 hours; 0 means any number"
     )
+    photos_per_day: int = Field(
+        0, ge=0, description="Photos a user may add in 24 hours; 0 means any number"
+    )
+    requests_per_minute: int = Field(
+        3000, ge=60, description="Requests a user may send in a minute; an address, ten times that"
+    )
+    upload_mb_per_hour: float = Field(
+        2500.0, gt=0, description="MB a user may upload in an hour; an address, ten times that"
+    )
     threads: int = Field(0, ge=0, description="CPU threads for training and drawing; 0 means all")
     workers: int = Field(1, ge=0, description="Worker processes started beside the page")
     photo_retention: Literal["keep", "until-trained"] = Field(
@@ -86,6 +95,9 @@ class Settings(BaseSettings):
     )
     upload_hours: float = Field(24.0, gt=0, description="Photos never trained on go after this")
     model_days: float = Field(0.0, ge=0, description="Models and avatars go after this; 0 = never")
+    decision_days: float = Field(
+        90.0, ge=0, description="Records of what the checks decided go after this; 0 = never"
+    )
     accounts: str = Field(
         "", description="File with `user:password-hash` lines; empty means one local user"
     )

@@ -232,3 +232,43 @@ workers = Table(
     _moment("seen_at"),
     _moment("created_at"),
 )
+
+liked_styles = Table(
+    "liked_styles",
+    metadata,
+    _id(),
+    _owned("user_id", "users"),
+    # No list of styles in the records: a host's file may come and go, the liking stays.
+    Column("style_id", String(64), nullable=False),
+    _moment("created_at"),
+    UniqueConstraint("user_id", "style_id"),
+)
+
+appeals = Table(
+    "appeals",
+    metadata,
+    _id(),
+    _owned("user_id", "users"),
+    _owned("person_id", "people"),
+    Column("kind", String(16), nullable=False),
+    # No foreign key: it may name a photo, a run or a model, and outlives each of them.
+    Column("subject_id", String(64), nullable=False),
+    _text("decided"),
+    _text("reason"),
+    _text("answer"),
+    _moment("created_at"),
+    Column("answered_at", Moment, index=True),
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    _id(),
+    Column("stage", String(24), nullable=False),
+    Column("decision", String(16), nullable=False),
+    _json("findings"),
+    # A keyed hash of what was judged; no owner, so that it tells nothing about a person.
+    Column("subject", String(64), nullable=False),
+    _text("policy"),
+    Column("created_at", Moment, nullable=False, index=True),
+)

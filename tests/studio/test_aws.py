@@ -133,26 +133,6 @@ def test_the_endpoint_from_nothing_to_nothing(ready, cloud, tmp_path):
     assert ready("endpoint", "status")[1]["remains"].startswith("nothing")
 
 
-def test_a_classifier_from_the_corpus_to_an_endpoint_and_gone(run, cloud, tmp_path):
-    code, told = run("classifier", "train", "--version", "v1", "--csv", str(tmp_path / "c.csv"))
-    assert code == 0
-    lines = (tmp_path / "c.csv").read_text("utf-8").splitlines()
-    assert len(lines) > 1000 and any(line.startswith("harmless,") for line in lines)
-    code, told = run("classifier", "train", "--version", "v1")
-    arn = told["classifier"]
-    states = [run("classifier", "status", arn)[1]["state"] for _ in range(3)]
-    assert (code, states) == (0, ["waiting", "learning", "ready"])
-    endpoint = run("classifier", "serve", arn)[1]["endpoint"]
-    assert run("classifier", "status", endpoint)[1]["state"] == "waiting"
-    assert run("classifier", "status", endpoint)[1]["state"] == "ready"
-    assert run("classifier", "stop", endpoint)[0] == 0
-    assert run("classifier", "stop", endpoint)[0] == 1
-    bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"label": "x"}')
-    code, told = run("classifier", "train", "--version", "v2", "--in", str(bad))
-    assert code == 1 and "Line 1" in told["error"]["message"]
-
-
 def test_an_endpoint_that_aws_would_refuse_is_refused_with_the_reason(ready):
     code, told = ready("endpoint", "create", "--image", "x/y:1", "--instance", "ml.g6.xlarge")
     assert code == 1

@@ -176,8 +176,50 @@ def test_another_policy_is_tried_on_past_decisions(run, tmp_path):
     assert found["changes"] == [
         {"id": "two", "stage": "picture", "before": "block", "after": judged.verdict.decision.value}
     ]
+    code, found = run("what-if", "--preset", "brand-safe", "--days", "1")
+    assert (code, found) == (DONE, {"decisions": 1, "changes": []}), "the studio's own records"
     file.write_text("{}\n")
     code, found = run("what-if", "--policy", SHIPPED, "--decisions", file)
     assert code == USAGE and "Decision 1" in found["error"]["message"]
     code, found = run("what-if", "--policy", tmp_path / "no.toml", "--decisions", file)
     assert code == USAGE and "no.toml" in found["error"]["message"]
+
+
+def test_statistics_count_what_was_decided_here_and_hold_no_text(run, tmp_path):
+    rows = [{"id": number, "text": text} for number, text in enumerate(TEXTS)]
+    run("text", "--in", written(tmp_path / "in.jsonl", rows), "--out", tmp_path / "out.jsonl")
+    with opened(Settings(home=tmp_path / "home")) as parts:
+        parts.moderation.pictures([Image.new("RGB", (64, 64), "white")] * 2, Stage.PICTURE)
+    code, told = run("statistics", "--days", "1")
+    assert (code, told["decisions"]) == (DONE, 5)
+    days = [(row["stage"], row["decision"], row["count"]) for row in told["days"]]
+    assert days == [("picture", "allow", 2), ("prompt", "allow", 2), ("prompt", "block", 1)]
+    labels = {(row["stage"], row["decision"], row["label"]) for row in told["labels"]}
+    assert ("prompt", "block", "sexual") in labels and ("prompt", "allow", "none") in labels
+    assert all(row["day"][:2] == "20" and row["count"] >= 1 for row in told["labels"])
+    assert run("statistics", "--days", "0")[1]["decisions"] == 0
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "home").glob("records.sqlite*"))
+    assert b"naked" not in kept and b"knight" not in kept
+
+
+def test_a_classifier_from_the_corpus_to_an_endpoint_and_gone(run, cloud, monkeypatch, tmp_path):
+    monkeypatch.setenv("AVATAR_STORAGE", f"s3://{cloud.bucket}/studio")
+    monkeypatch.setenv("AVATAR_AWS_ROLE", "arn:aws:iam::123456789012:role/comprehend-data")
+    monkeypatch.setenv("AVATAR_AWS_POLL_SECONDS", "0.01")
+    code, told = run("train-classifier", "--version", "v1", "--csv", tmp_path / "c.csv")
+    rows = (tmp_path / "c.csv").read_text("utf-8").splitlines()
+    assert len(rows) > 1000 and any(line.startswith("harmless,") for line in rows)
+    code, told = run("train-classifier", "--version", "v1")
+    states = [run("classifier", "status", told["classifier"])[1]["state"] for _ in range(3)]
+    assert (code, states) == (DONE, ["waiting", "learning", "ready"])
+    code, told = run("train-classifier", "--version", "v2", "--wait")
+    assert (code, told["state"]) == (DONE, "ready")
+    endpoint = run("classifier", "serve", told["classifier"])[1]["endpoint"]
+    assert run("classifier", "status", endpoint)[1]["state"] == "waiting"
+    assert run("classifier", "status", endpoint)[1]["state"] == "ready"
+    assert run("classifier", "stop", endpoint)[0] == DONE
+    assert run("classifier", "stop", endpoint)[0] == FAILED
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"label": "x"}')
+    code, told = run("train-classifier", "--version", "v3", "--in", bad)
+    assert code == FAILED and "Line 1" in told["error"]["message"]
