@@ -14,6 +14,7 @@ class Style(BaseModel):
     """One look. `prompt` holds `{person}` where the person's phrase goes.
 
     `enlarge` is how small pictures grow to delivery size: nearest for pixels, smooth otherwise.
+    `transparent`: drawn on a plain background, which can be taken away from a finished picture.
     `preview` is a file name beside the TOML file, or empty: a placeholder is shown.
     """
 

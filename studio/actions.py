@@ -14,7 +14,18 @@ from typing import Any, Literal, Protocol
 
 from moderation.verdict import Decision
 from prompts.style import Style
-from studio.records import Avatar, Consent, Person, PersonalModel, Photo, PhotoSet, Run, User
+from studio.records import (
+    Appeal,
+    AppealKind,
+    Avatar,
+    Consent,
+    Person,
+    PersonalModel,
+    Photo,
+    PhotoSet,
+    Run,
+    User,
+)
 
 Quality = Literal["fast", "balanced", "best"]
 Shape = Literal["square", "portrait", "banner", "circle"]
@@ -54,6 +65,27 @@ class Estimate:
     base_name: str
     reason: str
     warning: str = ""
+
+
+@dataclass(frozen=True)
+class BaseChoice:
+    """A base model as it can be chosen for a training. `usable` is False where `reason` says why
+    this studio cannot train on it; the `default` one is used when nothing is chosen."""
+
+    id: str
+    name: str
+    family: str
+    default: bool
+    usable: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Side:
+    """One half of a comparison: which model draws, and how strongly the person comes through."""
+
+    model_id: str
+    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +132,10 @@ class StudioActions(Protocol):
     def set_status(self, user_id: str, set_id: str) -> SetStatus: ...
 
     # training
-    def estimate(self, user_id: str, set_id: str, quality: Quality = "balanced") -> Estimate: ...
+    def base_choices(self) -> list[BaseChoice]: ...
+    def estimate(
+        self, user_id: str, set_id: str, quality: Quality = "balanced", base_id: str = ""
+    ) -> Estimate: ...
     def train(
         self,
         user_id: str,
@@ -142,6 +177,28 @@ class StudioActions(Protocol):
         seed: int | None = None,
         strength: float = 1.0,
     ) -> Run: ...
+    def compare(
+        self,
+        user_id: str,
+        model_id: str,
+        *,
+        strength: float,
+        beside: Side,
+        style_ids: Sequence[str],
+        text: str = "",
+        count: int = 4,
+        quality: Quality = "balanced",
+        shape: Shape = "square",
+        seed: int | None = None,
+    ) -> tuple[Run, Run]:
+        """Draw the same wishes twice at the same seeds: with the model, and as `beside` says."""
+        ...
+
+    def like_style(self, user_id: str, style_id: str, on: bool) -> frozenset[str]:
+        """Keep a style at hand, or no longer; ids of all that are kept."""
+        ...
+
+    def liked_styles(self, user_id: str) -> frozenset[str]: ...
     def avatars(
         self, user_id: str, *, person_id: str | None = None, run_id: str | None = None
     ) -> list[Avatar]: ...
@@ -155,9 +212,24 @@ class StudioActions(Protocol):
         """Undo `delete_avatars` while that is possible; how many came back."""
         ...
 
-    def zip_avatars(self, user_id: str, avatar_ids: Sequence[str]) -> Path:
+    def picture(
+        self, user_id: str, avatar_id: str, *, size_id: str = "", clear: bool = False
+    ) -> bytes:
+        """An avatar as PNG, in a size of `studio.sizes` and with a clear background if asked."""
+        ...
+
+    def zip_avatars(
+        self, user_id: str, avatar_ids: Sequence[str], *, size_id: str = "", clear: bool = False
+    ) -> Path:
         """A zip of the pictures with `avatars.json` (prompt, style, seed, model)."""
         ...
+
+    # refusals
+    def appeal(self, user_id: str, kind: AppealKind, subject_id: str, reason: str) -> Appeal:
+        """Ask the host to look again at a refused photo, run or text (by its model)."""
+        ...
+
+    def appeals(self, user_id: str) -> list[Appeal]: ...
 
     # files, all owner-checked; kind: photo, photo-preview, avatar, avatar-preview, run-preview
     def file(self, user_id: str, kind: str, item_id: str) -> Path: ...
@@ -172,3 +244,18 @@ class StudioActions(Protocol):
 
     def storage_used(self, user_id: str, person_id: str) -> int: ...
     def health(self) -> dict[str, Any]: ...
+
+
+class HostActions(Protocol):
+    """What only the host may do and see; whoever shows it checks that the visitor is one."""
+
+    def report(self) -> dict[str, Any]:
+        """`checks` and `choices` as `doctor` gives them, `runs` and `workers` of now, the `disk`,
+        and `moderation`, what the checks decided lately."""
+        ...
+
+    def all_appeals(self) -> list[Appeal]:
+        """Everybody's, those without an answer first."""
+        ...
+
+    def answer_appeal(self, appeal_id: str, answer: str) -> Appeal: ...

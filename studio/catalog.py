@@ -34,9 +34,11 @@ from moderation.verdict import Decision, Reason
 from studio import tables
 from studio.errors import BackendError, NotAllowed
 from studio.records import (
+    Appeal,
     Avatar,
     Consent,
     Erasure,
+    LikedStyle,
     Person,
     PersonalModel,
     Photo,
@@ -47,8 +49,14 @@ from studio.records import (
     now,
 )
 
-R = TypeVar("R", User, Person, Consent, PhotoSet, Photo, PersonalModel, Run, Avatar, Use, Erasure)
-Record = User | Person | Consent | PhotoSet | Photo | PersonalModel | Run | Avatar | Use | Erasure
+R = TypeVar(
+    "R", User, Person, Consent, PhotoSet, Photo, PersonalModel, Run, Avatar, Use, Erasure,
+    LikedStyle, Appeal,
+)  # fmt: skip
+Record = (
+    User | Person | Consent | PhotoSet | Photo | PersonalModel | Run | Avatar | Use | Erasure
+    | LikedStyle | Appeal
+)  # fmt: skip
 
 OVER = ("done", "failed", "cancelled")
 
@@ -63,6 +71,8 @@ _TABLES: dict[type[Any], Table] = {
     Avatar: tables.avatars,
     Use: tables.uses,
     Erasure: tables.erasures,
+    LikedStyle: tables.liked_styles,
+    Appeal: tables.appeals,
 }
 
 

@@ -11,12 +11,14 @@ from typing import Any
 
 from studio import erasure
 from studio.actions import Receipt
+from studio.appeals import Appeals
 from studio.archive import writing_zip
 from studio.errors import NotAllowed, UserError
-from studio.gallery import Gallery
 from studio.records import (
+    Appeal,
     Avatar,
     Consent,
+    LikedStyle,
     Person,
     PersonalModel,
     Photo,
@@ -37,7 +39,7 @@ _AT_THE_ENDPOINT = (
 )
 
 
-class Erasing(Gallery):
+class Erasing(Appeals):
     """Doors about erasing and exporting."""
 
     def delete_photos(self, user_id: str, person_id: str) -> Receipt:
@@ -165,6 +167,8 @@ class Erasing(Gallery):
         return {"user": dataclasses.asdict(user), **found}
 
 
+            "liked_styles": LikedStyle,
+            "appeals": Appeal,
 def _prefix(person: Person) -> str:
     return f"users/{person.user_id}/people/{person.id}"
 

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import json
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from prompts.style import Style
 from studio.actions import UNDO_MINUTES
 from studio.archive import writing_zip
-from studio.delivery import preview_key
+from studio.catalog import Taken
+from studio.comparing import Comparing
+from studio.cutting import cleared, fitted
+from studio.delivery import marked_png, preview_key
 from studio.erasure import zip_folder
 from studio.errors import NotAllowed, UserError
-from studio.models import Models
-from studio.records import Avatar, Person, Photo, Run, now
+from studio.records import Avatar, LikedStyle, Person, Photo, Run, User, new_id, now
+from studio.sizes import size
 
 MAX_FEEDBACK = 500
 
 
-class Gallery(Models):
+class Gallery(Comparing):
     """Doors about avatars and files."""
 
     def avatars(
@@ -47,6 +55,36 @@ class Gallery(Models):
             )
         return self._touched(user_id, avatar_id, feedback=text.strip())
 
+    def like_style(self, user_id: str, style_id: str, on: bool) -> frozenset[str]:
+        """Keep a style at hand or no longer; all that are kept. Raises `UserError` if unknown."""
+        try:
+            style = self.style_catalogue.get(style_id)
+        except KeyError:
+            raise UserError(
+                f"There is no style “{str(style_id)[:60]}”.", "Reload the page."
+            ) from None
+        if self.catalog.get(User, user_id) is None:
+            raise NotAllowed("this user")
+        kept = self.catalog.find(LikedStyle, user_id=user_id, style_id=style.id)
+        if on and not kept:
+            with suppress(Taken):  # another window of the same user was faster
+                self.catalog.add(LikedStyle(new_id(), user_id, style.id, now()))
+        elif not on:
+            self.catalog.remove({LikedStyle: [liked.id for liked in kept]})
+        return self.liked_styles(user_id)
+
+    def liked_styles(self, user_id: str) -> frozenset[str]:
+        """Ids of the styles that this user keeps at hand."""
+        return frozenset(one.style_id for one in self.catalog.find(LikedStyle, user_id=user_id))
+
+    def picture(
+        self, user_id: str, avatar_id: str, *, size_id: str = "", clear: bool = False
+    ) -> bytes:
+        """An avatar as PNG in a size of `sizes.toml` (as drawn when empty), with the background
+        clear when asked; marked as the avatar itself. Raises `UserError` when that cannot be.
+        """
+        return self._made_ready(self._shown(user_id, avatar_id), size_id, clear)
+
     def delete_avatars(self, user_id: str, avatar_ids: Sequence[str]) -> int:
         """Out of every list at once; the bytes go for good after `UNDO_MINUTES`."""
         chosen = [self._shown(user_id, avatar_id) for avatar_id in dict.fromkeys(avatar_ids)]
@@ -65,8 +103,14 @@ class Gallery(Models):
                 back += 1
         return back
 
-    def zip_avatars(self, user_id: str, avatar_ids: Sequence[str]) -> Path:
-        """A zip of the pictures with `avatars.json` (prompt, style, seed, model)."""
+    def zip_avatars(
+        self, user_id: str, avatar_ids: Sequence[str], *, size_id: str = "", clear: bool = False
+    ) -> Path:
+        """A zip of the pictures with `avatars.json` (prompt, style, seed, model).
+
+        `size_id` and `clear` as for `picture`; where a background cannot be taken away, the picture
+        comes with it and the JSON says so.
+        """
         chosen = [self._shown(user_id, avatar_id) for avatar_id in dict.fromkeys(avatar_ids)]
         if not chosen:
             raise UserError("No avatar is chosen.", "Choose at least one to download.")
@@ -86,7 +130,14 @@ class Gallery(Models):
         archive = self._new_archive(user_id, "avatars")
         with writing_zip(archive) as out:
             for avatar, entry in zip(chosen, entries, strict=True):
-                out.writestr(str(entry["file"]), self._bytes(avatar.key, "this avatar"))
+                try:
+                    content = self._made_ready(avatar, size_id, clear)
+                except UserError as fault:
+                    if not clear:
+                        raise
+                    content = self._made_ready(avatar, size_id, False)
+                    entry["background"] = fault.message
+                out.writestr(str(entry["file"]), content)
             out.writestr("avatars.json", json.dumps(entries, indent=2, ensure_ascii=False))
         return archive
 
@@ -112,6 +163,29 @@ class Gallery(Models):
             return self.storage.fetch(key)
         except (KeyError, ValueError):
             raise NotAllowed("this file") from None
+
+    def _made_ready(self, avatar: Avatar, size_id: str, clear: bool) -> bytes:
+        content = self._bytes(avatar.key, "this avatar")
+        if not size_id and not clear:
+            return content
+        try:
+            style: Style | None = self.style_catalogue.get(avatar.style_id)
+        except KeyError:
+            style = None
+        if clear and (style is None or not style.transparent):
+            raise UserError(
+                "Pictures of this style have no plain background that could be taken away.",
+                "Download it as it is, or choose a style that is drawn on a plain background.",
+                code="not-plain",
+            )
+        picture: Image.Image = Image.open(io.BytesIO(content))
+        picture.load()
+        if clear:
+            picture = cleared(picture)
+        if size_id:
+            nearest = style is not None and style.enlarge == "nearest"
+            picture = fitted(picture, size(size_id), nearest=nearest)
+        return marked_png(picture, style=avatar.style_id, seed=avatar.seed, model=avatar.model_id)
 
     def _shown(self, user_id: str, avatar_id: str) -> Avatar:
         avatar = self._mine(Avatar, user_id, avatar_id)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from studio.actions import Receipt
-from studio.errors import BackendError, NotAllowed, UserError
+from diffusion.bases import Base
+from studio.actions import BaseChoice, Receipt
+from studio.errors import BackendError, NotAllowed, StudioError, UserError
 from studio.owned import checked_name
 from studio.records import Person, PersonalModel, Run
 from studio.runs import Runs
@@ -34,6 +35,39 @@ class Models(Runs):
         if not named:
             raise NotAllowed("this model")
         return named[0]
+
+    def base_choices(self) -> list[BaseChoice]:
+        """Every known base with why it is or is not a choice here; the default one first."""
+        default: Base | None = None
+        try:
+            default, reason = self._base()
+        except StudioError as fault:
+            reason = str(fault)
+        found = [self._choice(base, default, reason) for base in self.bases.list()]
+        return sorted(found, key=lambda one: (not one.default, not one.usable))
+
+    def _choice(self, base: Base, default: Base | None, reason: str) -> BaseChoice:
+        here = self.bases.available(base.id)
+        is_default = default is not None and base.id == default.id
+        starter = base.family == "starter"
+        fits = starter or base.memory_gb <= self.memory_gb
+        if is_default:
+            why = f"{reason[:1].upper()}{reason[1:]}."
+        elif self.restricted and not starter:
+            why = "Locked here: the host can add a picture check (AVATAR_MODERATION)."
+        elif not fits and self.memory_gb <= 0:
+            why = f"Needs a GPU with about {base.memory_gb:g} GB; this machine has none."
+        elif not fits:
+            why = (
+                f"Needs about {base.memory_gb:g} GB of GPU memory; this machine has "
+                f"{self.memory_gb:.0f} GB."
+            )
+        elif not here:
+            why = f"Not on this machine. The host can fetch it: avatar-studio bases fetch {base.id}"
+        else:
+            why = "Here, and this machine can train on it."
+        usable = is_default or (here and fits and (starter or not self.restricted))
+        return BaseChoice(base.id, base.name, base.family, is_default, usable, why)
 
     def rename_model(self, user_id: str, model_id: str, name: str) -> PersonalModel:
         self._mine(PersonalModel, user_id, model_id)

@@ -196,3 +196,36 @@ class Erasure:
     run_ids: tuple[str, ...]
     sha256: tuple[str, ...]
     created_at: datetime
+
+
+@dataclass(frozen=True)
+class LikedStyle:
+    """A style that a user keeps at hand."""
+
+    id: str
+    user_id: str
+    style_id: str
+    created_at: datetime
+
+
+AppealKind = Literal["photo", "run", "text"]
+
+
+@dataclass(frozen=True)
+class Appeal:
+    """A user's word against a refusal, and what the host answered (empty while it is open).
+
+    `subject_id` is the photo, the run whose pictures were refused, or the model that was asked to
+    draw a refused text. `decided` is the sentence the refusal was told in.
+    """
+
+    id: str
+    user_id: str
+    person_id: str
+    kind: AppealKind
+    subject_id: str
+    decided: str
+    reason: str
+    answer: str
+    created_at: datetime
+    answered_at: datetime | None = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 import statistics
 from collections.abc import Sequence
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from diffusion.bases import Base
@@ -30,14 +31,24 @@ STEP_SECONDS = {"starter": 0.35, "sd15": 0.9, "sd21": 0.9, "sdxl": 2.5}
 others on one data-centre GPU with rests for previews. Replaced by what was measured."""
 
 
+@dataclass(frozen=True)
+class Wishes:
+    """What a drawing run was asked for, checked, and how many pictures that is."""
+
+    asked: dict[str, Any]
+    total: int
+
+
 class Runs(Photos):
     """Doors about long work."""
 
-    def estimate(self, user_id: str, set_id: str, quality: Quality = "balanced") -> Estimate:
-        """What training this set now would take, with the best base here."""
+    def estimate(
+        self, user_id: str, set_id: str, quality: Quality = "balanced", base_id: str = ""
+    ) -> Estimate:
+        """What training this set now would take, on this base or the best one here."""
         self._mine(PhotoSet, user_id, set_id)
         _one_of("quality", quality, QUALITIES)
-        base, reason = self._base()
+        base, reason = self._base(base_id)
         accepted = sum(photo.accepted for photo in self.catalog.find(Photo, set_id=set_id))
         photos = max(accepted, self.settings.min_photos)
         steps = self.settings.steps or self._steps(base, photos, quality)
@@ -128,7 +139,8 @@ class Runs(Photos):
                 steps=asked["steps"],
                 seed=asked["seed"],
             )
-        wishes = {name: value for name, value in asked.items() if name != "model_id"}
+        # A comparison that is tried again draws its own side only.
+        wishes = {k: value for k, value in asked.items() if k not in ("model_id", "beside")}
         return self.generate(user_id, asked["model_id"], **wishes)
 
     def place_in_line(self, user_id: str, run_id: str) -> int:
@@ -153,6 +165,26 @@ class Runs(Photos):
 
         Without `seed` one is drawn; the same seed and wishes give the same pictures.
         """
+        model, wishes = self._wishes(
+            user_id, model_id, style_ids=style_ids, text=text, count=count, quality=quality,
+            shape=shape, seed=seed, strength=strength,
+        )  # fmt: skip
+        return self._begin("generate", user_id, model.person_id, wishes.total, wishes.asked)
+
+    def _wishes(
+        self,
+        user_id: str,
+        model_id: str,
+        *,
+        style_ids: Sequence[str],
+        text: str,
+        count: int,
+        quality: Quality,
+        shape: Shape,
+        seed: int | None,
+        strength: float,
+    ) -> tuple[PersonalModel, Wishes]:
+        """What a drawing run is asked for, after every wish was checked."""
         model = self._mine(PersonalModel, user_id, model_id)
         styles = self._chosen_styles(model, style_ids)
         _one_of("quality", quality, QUALITIES)
@@ -172,7 +204,7 @@ class Runs(Photos):
             "seed": chosen,
             "strength": strength,
         }
-        return self._begin("generate", user_id, model.person_id, count * len(styles), request)
+        return model, Wishes(request, count * len(styles))
 
     def _begin(
         self,
@@ -181,10 +213,11 @@ class Runs(Photos):
         person_id: str,
         total: int,
         request: dict[str, Any],
+        run_id: str = "",
     ) -> Run:
         moment = now()
         run = Run(
-            id=new_id(),
+            id=run_id or new_id(),
             user_id=user_id,
             person_id=person_id,
             kind=kind,
@@ -224,7 +257,10 @@ class Runs(Photos):
             most, what = self.settings.trainings_per_day, "trainings"
         else:
             most, what = self.settings.avatars_per_day, "avatars"
-        used = self.catalog.used(use.user_id, use.kind, use.created_at - timedelta(days=1))
+        since = use.created_at - timedelta(days=1)
+        used = self.catalog.used(use.user_id, use.kind, since)
+        if most and use.kind == "draw":
+            used -= self._not_delivered(use.user_id, since)
         if most and used + use.amount > most:
             raise UserError(
                 f"You asked for {used} {what} in the last 24 hours and now for {use.amount}; at "
@@ -232,6 +268,20 @@ class Runs(Photos):
                 f"{most - used} are left for now." if used < most else "Come back tomorrow.",
                 code="quota",
             )
+
+    def _check_pictures(self, user_id: str, pictures: int) -> None:
+        """Raises `UserError` when so many pictures more would go over the day's limit."""
+        self._check_quota(Use("", user_id, "draw", pictures, now()))
+
+    def _not_delivered(self, user_id: str, since: datetime) -> int:
+        """Pictures asked for since then that nobody got: refused, failed or cancelled."""
+        runs = self.catalog.find(Run, user_id=user_id, kind="generate")
+        return sum(
+            len(run.request["style_ids"]) * int(run.request["count"])
+            - len(run.detail.get("avatar_ids", []))
+            for run in runs
+            if run.over and run.created_at >= since
+        )
 
     def _check_set(self, user_id: str, set_id: str) -> None:
         """Raises `UserError` with the first thing that keeps the set from being trained."""
@@ -321,7 +371,7 @@ class Runs(Photos):
             )
         window = timedelta(minutes=self.settings.cooldown_minutes)
         blocked = self.catalog.used(user_id, "blocked-prompt", now() - window)
-        if text.strip() and blocked >= self.settings.cooldown_blocks:
+        if blocked >= self.settings.cooldown_blocks:
             raise UserError(
                 f"{blocked} texts were refused in a short time.",
                 f"Wait {self.settings.cooldown_minutes:g} minutes, or draw without free text.",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from studio.actions import StudioActions
+from studio.actions import Side, StudioActions
 from studio.delivery import Delivery
 from studio.errors import NotAllowed, StudioError
 from studio.records import (
@@ -32,9 +32,10 @@ ACTIONS = {
 # These take no id besides the user's own: what they answer must be the asker's only.
 OWN_ONLY = {
     "people", "add_person", "add_sample_person", "runs", "erase_user", "export_user",
+    "like_style", "liked_styles", "appeals", "judge_text",
 }  # fmt: skip
 # These take no user at all, or (user) make one from the name of who signed in.
-FOR_ANYBODY = {"user", "styles", "health"}
+FOR_ANYBODY = {"user", "styles", "health", "base_choices"}
 FILES = ("photo", "photo-preview", "avatar", "avatar-preview", "run-preview")
 
 
@@ -63,7 +64,11 @@ def values_of(alice: Household, folder: Path) -> dict[str, object]:
         "avatar_id": alice.avatar.id,
         "avatar_ids": [alice.avatar.id],
         "item_id": alice.photos[0].id,
+        "subject_id": alice.photos[0].id,
         "kind": "photo",
+        "reason": "This is fine.",
+        "strength": 1.0,
+        "beside": Side(alice.model.id, 0.5),
         "name": "mine now",
         "crop": (0.1, 0.1, 0.9, 0.9),
         "filename": "photo.webp",
@@ -72,6 +77,7 @@ def values_of(alice: Household, folder: Path) -> dict[str, object]:
         "folder": folder / "out",
         "into": folder / "out",
         "text": "",
+        "key": "a key",
         "on": True,
     }
 
