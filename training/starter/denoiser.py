@@ -14,6 +14,7 @@ from typing import Any
 
 import diffusers as stock
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from training.starter import autoencoder, captions, checkpoint, pictures, reading, tokenizer
@@ -99,6 +100,8 @@ def build(recipe: Recipe, words: CLIPTokenizer) -> Nets:
     # The stock deviation of .02 is meant for far longer training.
     embedding: Any = text.get_input_embeddings()
     torch.nn.init.normal_(embedding.weight, std=0.2)
+    # The fused attention of a CPU is slow backwards for maps as small as these: a fifth of a step.
+    unet.set_attn_processor(AttnProcessor())
     return Nets(unet.to(memory_format=torch.channels_last), text)
 
 
@@ -155,37 +158,57 @@ def _captioned(kind: str, recipe: Recipe, words: CLIPTokenizer, count: int) -> t
     return torch.tensor(ids, dtype=torch.int16).view(count, CAPTIONS_EACH, -1)
 
 
-def _batch(
-    every: dict[str, Examples], mix: dict[str, int], empty: torch.Tensor, empty_share: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    latents, tokens = [], []
-    for kind, count in mix.items():
-        picked = torch.randint(len(every[kind].latents), (count,))
-        latents.append(every[kind].latents[picked])
-        which = torch.randint(CAPTIONS_EACH, (count,))
-        tokens.append(every[kind].tokens[picked, which])
-    text = torch.cat(tokens)
-    text[torch.rand(len(text)) < empty_share] = empty
-    return torch.cat(latents), text.long()
+@dataclass
+class Batch:
+    """Latents, token ids, and which pictures of which set they are, in order."""
+
+    latents: torch.Tensor
+    tokens: torch.Tensor
+    picked: dict[str, torch.Tensor]
+
+
+def _batch(every: dict[str, Examples], mix: dict[str, int]) -> Batch:
+    picked = {kind: torch.randint(len(every[kind].latents), (n,)) for kind, n in mix.items()}
+    latents = [every[kind].latents[p] for kind, p in picked.items()]
+    tokens = [
+        every[kind].tokens[p, torch.randint(CAPTIONS_EACH, (len(p),))] for kind, p in picked.items()
+    ]
+    return Batch(torch.cat(latents), torch.cat(tokens).long(), picked)
 
 
 def loss_of(
-    nets: Nets, noise: Any, latents: torch.Tensor, tokens: torch.Tensor, late: float = 0.0
-) -> torch.Tensor:
-    """Mean squared error of the predicted velocity at random times.
+    nets: Nets,
+    noise: Any,
+    batch: Batch,
+    lesson: reading.Lesson,
+    empty: torch.Tensor,
+    recipe: Recipe,
+    late: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean squared error of the predicted velocity at random times, and the loss in reading.
 
-    A share `late` of them comes from the noisier half.
+    A share `late` of the times comes from the noisier half. `empty` are the tokens of no caption,
+    which the recipe's share of the pictures is drawn with.
     """
-    last = SCHEDULE["num_train_timesteps"]
-    times = torch.randint(last, (len(latents),))
-    moved = torch.rand(len(latents)) < late
+    last, count = SCHEDULE["num_train_timesteps"], len(batch.latents)
+    times = torch.randint(last, (count,))
+    moved = torch.rand(count) < late
     times[moved] = torch.randint(last // 2, last, (int(moved.sum()),))
-    grain = torch.randn_like(latents)
-    noisy = noise.add_noise(latents, grain, times).contiguous(memory_format=torch.channels_last)
+    grain = torch.randn_like(batch.latents)
+    noisy = noise.add_noise(batch.latents, grain, times)
+    silent = torch.rand(count) < recipe.denoiser.empty_captions
+    place = int(torch.randint(reading.longest(batch.tokens), batch.tokens.shape[1], (1,)))
     with torch.autocast("cpu", torch.bfloat16):
-        context = nets.text(tokens).last_hidden_state
-        guess = nets.unet(noisy, times, context).sample
-    return (guess.float() - noise.get_velocity(latents, grain, times)).pow(2).mean()
+        context = nets.text(torch.cat([batch.tokens, empty])).last_hidden_state
+        said = torch.where(silent[:, None, None], context[-1:], context[:-1])
+        guess = nets.unet(noisy.contiguous(memory_format=torch.channels_last), times, said).sample
+    error = (guess.float() - noise.get_velocity(batch.latents, grain, times)).pow(2).mean()
+    parts = context[:-1, place].float().split([len(p) for p in batch.picked.values()])
+    read = [
+        lesson.loss(kind, part, picked) * (len(picked) / count)
+        for (kind, picked), part in zip(batch.picked.items(), parts, strict=True)
+    ]
+    return error, torch.stack(read).sum()
 
 
 def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
@@ -196,47 +219,48 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
     torch.set_num_threads(shape.threads)
     torch.manual_seed(recipe.seed)
     nets = build(recipe, words)
-    average = copy.deepcopy(nets)
-    optimizer = torch.optim.AdamW(nets.parameters(), betas=(0.9, 0.99), weight_decay=1e-2)
+    lesson = reading.Lesson({kind: e.tokens for kind, e in every.items()}, recipe)
+    state, average = checkpoint.restore(file), copy.deepcopy(nets)
+    if state is None:
+        lesson.teach(nets.text, recipe, steps)
+        average.text.load_state_dict(nets.text.state_dict())
+    weights = [*nets.parameters(), *lesson.heads.parameters()]
+    optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
     clock = checkpoint.Clock(shape.seconds, 0.0, 0, steps)
-    if state := checkpoint.restore(file):
+    if state:
         nets.restore(state["nets"])
         average.restore(state["average"])
+        lesson.heads.load_state_dict(state["heads"])
         optimizer.load_state_dict(state["optimizer"])
         clock.spent, clock.step = state["seconds"], state["step"]
         torch.manual_seed(recipe.seed + clock.step)
-    empty = torch.tensor(words("", padding="max_length").input_ids, dtype=torch.int16)
-    read = bool(state and state.get("read"))
+    empty = torch.tensor([words("", padding="max_length").input_ids])
     noise = diffusers.DDPMScheduler(**SCHEDULE)
-    recent: float | None = None
+    seen: torch.Tensor | None = None
 
     def keep() -> None:
-        progress = {"seconds": clock.spent, "step": clock.step, "read": read}
-        weights = {"nets": nets.state(), "average": average.state()}
-        checkpoint.save(weights | {"optimizer": optimizer.state_dict()} | progress, file)
+        progress = {"seconds": clock.spent, "step": clock.step}
+        learned = {"nets": nets.state(), "average": average.state()}
+        learned |= {"heads": lesson.heads.state_dict(), "optimizer": optimizer.state_dict()}
+        checkpoint.save(learned | progress, file)
 
     for progress in clock:
-        if not read and progress >= recipe.reading.since:
-            written = {kind: e.tokens for kind, e in every.items()}
-            reading.teach(nets.text, written, recipe, steps)
-            average.text.load_state_dict(nets.text.state_dict())
-            read = True
-            keep()
-            clock.restart()
         rate = shape.learning_rate * min(1.0, (clock.step + 1) / shape.warmup_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate * shape.rate(progress)
         mix = shape.mix(progress)
-        latents, tokens = _batch(every, mix.counts, empty, shape.empty_captions)
-        loss = loss_of(nets, noise, latents, tokens, mix.noisy)
+        batch = _batch(every, mix.counts)
+        error, read = loss_of(nets, noise, batch, lesson, empty, recipe, mix.noisy)
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(nets.parameters(), 1.0)
+        torch.autograd.backward(error + recipe.reading.weight * read)
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         _follow(average, nets, min(shape.ema, (1 + clock.step) / (10 + clock.step)))
-        recent = loss.item() if recent is None else recent + 0.01 * (loss.item() - recent)
+        now = torch.stack([error.detach(), read.detach()])
+        seen = now if seen is None else seen.lerp(now, 0.01)
         if clock.step % 100 == 0:
-            print(f"unet {clock.step} {clock.spent:.0f}s loss {recent:.4f}", flush=True)
+            told = f"loss {seen[0]:.4f} reading {seen[1]:.3f}"
+            print(f"unet {clock.step} {clock.spent:.0f}s {told}", flush=True)
         if clock.save_is_due():
             keep()
     keep()

@@ -1,9 +1,10 @@
 """Teaches the text encoder to read: from a caption alone, what does its picture show?
 
 A denoiser this small gives its text encoder so weak a signal that, over tens of thousands of
-pictures, it learned the styles and no colour word. Predicting the attributes of the picture from
-the caption is a strong signal and needs no picture. A name predicts what its person looks like,
-so names and words end in the same place: there a learned token finds its meaning, too.
+pictures, it learned the styles and no colour word; and an encoder that has come so far does not
+learn to read any more, whatever the lesson, where a fresh one does within minutes. So reading
+comes first, and goes on beside the denoising (`Lesson.loss`). A name predicts what its person
+looks like, so names and words end in the same place: there a learned token finds its meaning, too.
 """
 
 from __future__ import annotations
@@ -62,41 +63,52 @@ class Answers:
                 self.known[name][n] = 1
 
 
-def teach(
-    text: Any, tokens: dict[str, torch.Tensor], recipe: Recipe, steps: int | None = None
-) -> float:
-    """Train the text encoder in place for the recipe's seconds; returns the last mean loss."""
-    lesson = recipe.reading
-    torch.manual_seed(recipe.seed)
-    kinds = list(tokens)
-    answers = {
-        kind: Answers(list(pictures.subjects(kind, recipe))[: len(tokens[kind])]) for kind in kinds
-    }
-    heads = Heads(recipe.denoiser.text_width)
-    weights = [*text.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=1e-2)
-    clock = checkpoint.Clock(lesson.seconds, 0.0, 0, steps)
-    recent, started = 0.0, time.monotonic()
-    for progress in clock:
-        kind = kinds[int(torch.multinomial(torch.tensor(lesson.shares), 1))]
-        rate = lesson.learning_rate * min(1.0, (clock.step + 1) / 50) * max(0.02, 1 - progress)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        picked = torch.randint(len(tokens[kind]), (lesson.batch,))
-        which = torch.randint(tokens[kind].shape[1], (lesson.batch,))
-        words = tokens[kind][picked, which].long()
-        # Everything behind the end token is the same filling; a few of it are enough to learn from.
-        longest = int((words != words[:, -1:]).sum(1).max()) + 1 + PLACES
-        hidden = text(words[:, : min(longest, words.shape[1])]).last_hidden_state
-        place = torch.randint(hidden.shape[1] - PLACES, hidden.shape[1], (1,))
-        loss = heads.loss(hidden[:, int(place)], answers[kind], picked)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        recent = 0.02 * loss.item() + 0.98 * recent if clock.step else loss.item()
-        if clock.step % 100 == 0:
-            spent = time.monotonic() - started
-            print(f"reading {clock.step} {spent:.0f}s loss {recent:.3f} ({kind})", flush=True)
-    checkpoint.raise_if_stopped()
-    return recent
+class Lesson:
+    """What the captions of every set should say, and the heads that ask for it."""
+
+    def __init__(self, tokens: dict[str, torch.Tensor], recipe: Recipe) -> None:
+        self.heads = Heads(recipe.denoiser.text_width)
+        self.tokens = tokens
+        self.answers = {
+            kind: Answers(list(pictures.subjects(kind, recipe))[: len(ids)])
+            for kind, ids in tokens.items()
+        }
+
+    def loss(self, kind: str, hidden: torch.Tensor, picked: torch.Tensor) -> torch.Tensor:
+        """How badly one place of encoded captions (N x width) tells the pictures' attributes."""
+        return self.heads.loss(hidden, self.answers[kind], picked)
+
+    def teach(self, text: Any, recipe: Recipe, steps: int | None = None) -> float:
+        """Train the text encoder in place for the recipe's seconds; returns the mean loss."""
+        plan, kinds = recipe.reading, list(self.tokens)
+        weights = [*text.parameters(), *self.heads.parameters()]
+        optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=1e-2)
+        clock = checkpoint.Clock(plan.seconds, 0.0, 0, steps)
+        recent, started = 0.0, time.monotonic()
+        for progress in clock:
+            kind = kinds[int(torch.multinomial(torch.tensor(plan.shares), 1))]
+            rate = plan.learning_rate * min(1.0, (clock.step + 1) / 50) * max(0.02, 1 - progress)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            picked = torch.randint(len(self.tokens[kind]), (plan.batch,))
+            which = torch.randint(self.tokens[kind].shape[1], (plan.batch,))
+            words = self.tokens[kind][picked, which].long()
+            # Behind the end token all is the same filling; a little of it is enough to learn from.
+            words = words[:, : min(longest(words) + PLACES, words.shape[1])]
+            place = int(torch.randint(words.shape[1] - PLACES, words.shape[1], (1,)))
+            loss = self.loss(kind, text(words).last_hidden_state[:, place], picked)
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            recent = 0.02 * loss.item() + 0.98 * recent if clock.step else loss.item()
+            if clock.step % 100 == 0:
+                spent = time.monotonic() - started
+                print(f"reading {clock.step} {spent:.0f}s loss {recent:.3f} ({kind})", flush=True)
+        checkpoint.raise_if_stopped()
+        return recent
+
+
+def longest(words: torch.Tensor) -> int:
+    """Tokens of the longest of N x L captions, its end token included."""
+    return int((words != words[:, -1:]).sum(1).max()) + 1

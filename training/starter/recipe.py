@@ -91,9 +91,12 @@ class DenoiserRecipe(Part):
 
 
 class ReadingRecipe(Part):
-    """The text encoder's lesson: when in the denoiser's run, how long, which captions."""
+    """The text encoder's lesson before the denoiser's: how long, which captions.
 
-    since: float
+    `weight` is what reading counts beside the velocity's error when both are learned.
+    """
+
+    weight: float
     seconds: float
     batch: int
     learning_rate: float
