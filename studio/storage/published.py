@@ -17,7 +17,8 @@ from studio.storage.storage import Storage
 
 _OWNED = re.compile(
     r"users/(?P<user>[A-Za-z0-9_-]+)"
-    r"(?:/people/(?P<person>[A-Za-z0-9_-]+)(?:/models/(?P<model>[A-Za-z0-9_-]+))?)?"
+    r"(?:/people/(?P<person>[A-Za-z0-9_-]+)"
+    r"(?:/models/(?P<model>[A-Za-z0-9_-]+)(?:/[A-Za-z0-9_-]+)?)?)?"
 )
 
 
