@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from studio.actions import Shape
 from studio.catalog import Catalog, Taken
 from studio.errors import NotAllowed
-from studio.records import Avatar, PersonalModel, Run, now
+from studio.records import Avatar, PersonalModel, Run, new_id, now
 from studio.storage.storage import Storage
 from training.request import TrainedModel
 
@@ -67,7 +67,7 @@ class Delivery:
         picture = grown(shaped(drawn.picture, drawn.shape, drawn.enlarge), drawn.enlarge)
         if drawn.shape == "circle":
             picture = circled(picture)
-        key = f"users/{run.user_id}/people/{run.person_id}/avatars/{avatar_id}"
+        key = f"users/{run.user_id}/people/{run.person_id}/avatars/{avatar_id}-{_attempt()}"
         marked = marked_png(picture, style=drawn.style_id, seed=drawn.seed, model=drawn.model_id)
         avatar = Avatar(
             id=avatar_id,
@@ -90,8 +90,7 @@ class Delivery:
         )
         self.storage.put(avatar.key, marked)
         self.storage.put(avatar.preview_key, preview_webp(picture))
-        self._keep(avatar, avatar.key, avatar.preview_key)
-        return avatar
+        return self._keep(avatar, avatar.key, avatar.preview_key)
 
     def run_preview(self, run: Run, step: int, picture: Image.Image) -> str:
         """Store a judged sample of a training; its id, for `detail` and for `Studio.file`."""
@@ -110,7 +109,7 @@ class Delivery:
         there = self.catalog.get(PersonalModel, model_id)
         if there is not None:
             return there
-        key = f"users/{run.user_id}/people/{run.person_id}/models/{model_id}"
+        key = f"{model_folder(run)}/{_attempt()}"
         for path in sorted(trained.folder.rglob("*")):
             if path.is_file():
                 self.storage.put(f"{key}/{path.relative_to(trained.folder).as_posix()}", path)
@@ -132,26 +131,46 @@ class Delivery:
             created_at=now(),
         )
         try:
-            return self.catalog.add_model(model)
+            kept = self.catalog.add_model(model)
         except Taken:
             self.storage.delete_prefix(key)
             raise NotAllowed("this person") from None
+        if kept.key != key:
+            self.storage.delete_prefix(key)
+        return kept
 
-    def _keep(self, avatar: Avatar, *keys: str) -> None:
+    def _keep(self, avatar: Avatar, *keys: str) -> Avatar:
+        """Record it, or return what another worker recorded in its place."""
         try:
             self.catalog.add(avatar)
         except Taken:
-            if self.catalog.get(Avatar, avatar.id) is not None:
-                return
+            there = self.catalog.get(Avatar, avatar.id)
+            if there is not None and there.key == avatar.key:
+                return there  # our own, of a write that was answered too late
             for key in keys:
                 self.storage.delete_prefix(key)
-            raise NotAllowed("this person") from None
+            if there is None:
+                raise NotAllowed("this person") from None
+            return there
+        return avatar
 
 
 def slot_id(run_id: str, slot: str) -> str:
     """The id of what a run makes at a place: the same each time, unguessable without the run's."""
     digest = hashlib.sha256(f"{run_id}/{slot}".encode()).digest()
     return base64.urlsafe_b64encode(digest[:16]).decode().rstrip("=")
+
+
+def model_folder(run: Run) -> str:
+    """The prefix of everything that a training run may store as its model."""
+    model_id = slot_id(run.id, "model")
+    return f"users/{run.user_id}/people/{run.person_id}/models/{model_id}"
+
+
+def _attempt() -> str:
+    """A part of a key that nobody else has: a worker taken for dead that wakes up in the middle of
+    a write can never change what the one that took over has recorded."""
+    return new_id()[:12]
 
 
 def preview_key(run: Run, preview_id: str) -> str:

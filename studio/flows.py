@@ -22,7 +22,9 @@ from studio.learning import Ended, Learning
 from studio.parts import Parts
 from studio.patience import Patient
 from studio.records import new_id
+from studio.settings import Settings
 from studio.shift import Shift
+from studio.storage.local import storage_fault
 from studio.workflows import DRAW_QUEUE, TRAIN_QUEUE
 
 QUEUE_POLL_S = 0.5
@@ -37,7 +39,7 @@ def register(parts: Parts, shift: Shift, engines: Engines) -> Callable[[datetime
     learning = Learning(parts, shift)
     drawing = Drawing(parts, shift, engines)
     runs = Patient(parts.catalog, shift)
-    step = functools.partial(_step, runs, shift, parts.settings.public)
+    step = functools.partial(_step, runs, shift, parts.settings)
 
     stage = step("stage", learning.stage)
     learn = step("learn", learning.learn)
@@ -72,13 +74,8 @@ def register(parts: Parts, shift: Shift, engines: Engines) -> Callable[[datetime
 def serve_queues(sweep: Callable[[datetime, object], None]) -> None:
     """Begin to take work, and to sweep now and then. After `DBOS.launch()`."""
     for name in (TRAIN_QUEUE, DRAW_QUEUE):
-        # One partition a user, one job of each kind at a time in it and in this worker.
-        DBOS.register_queue(
-            name,
-            worker_concurrency=1,
-            partition_concurrency=1,
-            polling_interval_sec=QUEUE_POLL_S,
-        )
+        # The order in it is the priority that `DurableWorkflows` gives: fair between users.
+        DBOS.register_queue(name, worker_concurrency=1, polling_interval_sec=QUEUE_POLL_S)
     # One of the workers does it, however many there are.
     DBOS.apply_schedules(
         [{"schedule_name": "sweep", "workflow_fn": sweep, "schedule": SWEEP, "context": {}}]
@@ -86,7 +83,7 @@ def serve_queues(sweep: Callable[[datetime, object], None]) -> None:
 
 
 def _step(
-    runs: Patient, shift: Shift, public: bool, name: str, work: Callable[[str], None]
+    runs: Patient, shift: Shift, settings: Settings, name: str, work: Callable[[str], None]
 ) -> Callable[[str], bool]:
     """A step that ends its run with a sentence instead of raising; True when the flow goes on."""
 
@@ -99,11 +96,12 @@ def _step(
             except UserError as fault:
                 _fail(runs, run_id, str(fault), fault.code)
                 return False
-            except BackendError as fault:
+            except (BackendError, OSError) as fault:
+                told = storage_fault(fault, settings.home) if isinstance(fault, OSError) else fault
                 error_id = new_id()[:8]
-                log.error("run %s stopped in step %s, error %s: %s", run_id, name, error_id, fault)
+                log.error("run %s stopped in step %s, error %s: %s", run_id, name, error_id, told)
                 hidden = f"This is not available right now (error {error_id})."
-                _fail(runs, run_id, hidden if public else str(fault), "backend")
+                _fail(runs, run_id, hidden if settings.public else str(told), "backend")
                 return False
             except Exception:
                 error_id = new_id()[:8]

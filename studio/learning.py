@@ -6,11 +6,12 @@ workflow only remembers which steps are done, and the trainer's handle.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from studio.previews import Previews
 from studio.records import Photo, Run, RunState
 from studio.shift import Shift
 from training.errors import TrainingError
+from training.progress import write_atomically
 from training.request import BaseRef, InstancePhoto, Phase, TrainingRequest, TrainingStatus
 
 POLL_S = 0.5
@@ -71,16 +73,8 @@ class Learning:
         """
         run = self._open(run_id)
         self._tell(run_id, "preparing", _SENTENCES[Phase.PREPARING])
-        folder = self._folder(run_id) / "photos"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        photos = self._photos(run)
-        for photo in photos:
-            target = folder / f"{photo.id}.jpg"
-            partial = target.with_suffix(".partial")
-            with self._parts.storage.open(photo.key) as source, partial.open("wb") as copy:
-                shutil.copyfileobj(source, copy)
-            partial.replace(target)
-        self._judge_set(photos, folder)
+        folder = self._copy_photos(run)
+        self._judge_set(self._photos(run), folder)
 
     def learn(self, run_id: str) -> None:
         """Draw class pictures if the base has none yet, then train until the trainer is done.
@@ -97,6 +91,8 @@ class Learning:
             device = self._parts.training_device(run_id)
             with device.training(pause_file, stop=stop) as lease:
                 self._tell(run_id, "preparing", _SENTENCES[Phase.PREPARING])
+                # Another machine may have staged them, or a power cut may have taken them.
+                self._copy_photos(run)
                 classes = self._class_pictures(run, stop)
                 self._train(run_id, self._request(run, classes), lease)
         except GaveUp:
@@ -106,6 +102,11 @@ class Learning:
     def keep(self, run_id: str) -> None:
         """Collect the result into the storage and record the personal model."""
         run = self._open(run_id)
+        if self._parts.trainer.poll(run.detail["handle"]).phase is not Phase.DONE:
+            # The result went with the machine that made it: the same request gives the same again.
+            log.warning("run %s is learned again: its result is not on this machine", run_id)
+            self.learn(run_id)
+            run = self._open(run_id)
         self._tell(run_id, "saving", _SENTENCES[Phase.SAVING])
         into = self._folder(run_id) / "model"
         shutil.rmtree(into, ignore_errors=True)
@@ -184,6 +185,26 @@ class Learning:
                 "Start the training again with the photos that are there now.",
             )
         return photos
+
+    def _copy_photos(self, run: Run) -> Path:
+        """The run's photos in its working folder, each exactly as it was accepted; the folder."""
+        folder = self._folder(run.id) / "photos"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for photo in self._photos(run):
+            target = folder / f"{photo.id}.jpg"
+            if target.is_file() and _sha256(target.read_bytes()) == photo.sha256:
+                continue
+            content = b""
+            with suppress(KeyError):
+                content = self._parts.storage.get(photo.key)
+            if _sha256(content) != photo.sha256:
+                raise UserError(
+                    f"The stored file of “{photo.filename}” is damaged.",
+                    "Remove this photo, add it again, then train again.",
+                    code="damaged",
+                )
+            write_atomically(target, content)
+        return folder
 
     def _judge_set(self, photos: list[Photo], folder: Path) -> None:
         """Whether all photos show one person, where the moderation backend can tell."""
@@ -301,6 +322,10 @@ class Learning:
             **changes,
         )
         self._shown = {run_id: shown}
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 @contextmanager

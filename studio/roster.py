@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, delete, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
 from studio.devices import FileLock
 from studio.records import new_id, now
@@ -94,6 +97,19 @@ class Roster:
             and (row.taken_by in (None, self.worker_id) or row.taken_by not in listed)
             and self._is_dead(row, place)
         ]
+
+    def enlist_lost(self, worker_ids: Collection[str]) -> list[str]:
+        """Put back on the list, as dead, those of these that are not on it; which ones.
+
+        A worker that was struck off while it could not be reached may have taken one more job
+        before it noticed; nobody would look for it under a name that is on no list.
+        """
+        lost = sorted(set(worker_ids) - {row.id for row in self._rows()})
+        for worker_id in lost:
+            values = {"id": worker_id, "place": "", "beat": _LEFT}
+            with suppress(IntegrityError):  # another one did it first
+                self._write(insert(workers).values(**values, seen_at=now(), created_at=now()))
+        return lost
 
     def claim(self, dead_id: str) -> bool:
         """Claim a dead worker's work; True for one claimant only, as often as it asks."""

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import threading
+import time
 
 from studio import children
 from studio.engines import Engines
@@ -20,6 +21,7 @@ from studio.shift import Shift
 from studio.workflows import WORKFLOW_VERSION, prepare_database
 
 DRAIN_S = 20.0
+MEND_S = 10.0
 STRUCK_OFF = 70  # exit code: another worker has taken over from this one
 
 log = logging.getLogger("studio.worker")
@@ -86,12 +88,15 @@ def _launch(parts: Parts, shift: Shift, worker_id: str) -> None:
 
 def _watch(parts: Parts) -> None:
     """Beat, and take over from the dead. Ends the process when it was struck off itself."""
-    pause = threading.Event()
+    pause, mended = threading.Event(), float("-inf")
     while True:
         try:
             if not parts.roster.beat():
                 log.critical("another worker took over from this one, so it stops at once")
                 os._exit(STRUCK_OFF)
+            if time.monotonic() - mended > MEND_S:
+                mended = time.monotonic()
+                parts.roster.enlist_lost(parts.workflows.mend())
             for dead_id in parts.roster.dead():
                 if parts.roster.claim(dead_id):
                     taken = parts.workflows.take_over(dead_id)

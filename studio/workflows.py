@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,11 +26,15 @@ finish what they began, new runs go to workers of the new one."""
 
 TRAIN_QUEUE = "train"
 DRAW_QUEUE = "draw"
+_QUEUES = {"train": ("train", TRAIN_QUEUE), "generate": ("generate", DRAW_QUEUE)}
 
 
 MAX_TAKEOVERS = 6
 """Workers that a run may lose in a row without a step of progress before it is given up: then it
 is the run that ends them."""
+
+ROUND = 1000
+"""Places in line of one round. In a round everybody who waits gets one turn."""
 
 
 class Workflows(Protocol):
@@ -42,7 +48,11 @@ class Workflows(Protocol):
     def start_generate(self, run_id: str, *, user_id: str = "") -> None: ...
     def cancel(self, run_id: str) -> None: ...
     def ahead(self, run_id: str) -> int:
-        """Runs of the same kind that began to wait earlier and are not over."""
+        """Runs of the same kind that come before this one in line, or are at work."""
+        ...
+
+    def ahead_of_next(self, kind: str, user_id: str) -> int:
+        """How many would come before a run of this kind that the user asked for now."""
         ...
 
 
@@ -92,30 +102,38 @@ class DurableWorkflows:
                 from dbos import DBOSClient
 
                 prepare_database(self.url)
+                # A page must say at once that the database is away, not wait for it.
                 self._client = DBOSClient(
-                    system_database_url=self.url,
-                    use_listen_notify=self.url.startswith("postgresql"),
+                    system_database_url=self.url, retry_connection_errors=False
                 )
             return self._client
 
     def start_train(self, run_id: str, *, user_id: str = "") -> None:
-        self._enqueue("train", TRAIN_QUEUE, run_id, user_id)
+        self._enqueue(*_QUEUES["train"], run_id, user_id)
 
     def start_generate(self, run_id: str, *, user_id: str = "") -> None:
-        self._enqueue("generate", DRAW_QUEUE, run_id, user_id)
+        self._enqueue(*_QUEUES["generate"], run_id, user_id)
 
     def _enqueue(self, workflow: str, queue: str, run_id: str, user_id: str) -> None:
-        # One partition a user: nobody waits behind another person's twenty runs.
+        run = self.runs.get_run(run_id)
+        place = run.detail.get("place")
+        if place is None:
+            # Written first: a run whose enqueuing a crash prevents keeps its place.
+            place = _next_place(self._others(run), user_id or run.user_id)
+            self.runs.update_run(run_id, detail={"place": place})
         self.client.enqueue(
             {
                 "workflow_name": workflow,
                 "queue_name": queue,
                 "workflow_id": run_id,
                 "app_version": WORKFLOW_VERSION,
-                "queue_partition_key": user_id or "local",
+                "priority": place,
             },
             run_id,
         )
+
+    def _others(self, run: Run) -> list[Run]:
+        return [other for other in self.runs.active_runs(run.kind) if other.id != run.id]
 
     def cancel(self, run_id: str) -> None:
         self.runs.update_run(
@@ -126,8 +144,40 @@ class DurableWorkflows:
         run = self.runs.get_run(run_id)
         if run.over or run.state != "waiting":
             return 0
-        earlier = (other for other in self.runs.active_runs(run.kind) if other.id != run_id)
-        return sum(other.created_at <= run.created_at for other in earlier)
+        return sum(
+            other.state != "waiting" or _turn(other) < _turn(run) for other in self._others(run)
+        )
+
+    def ahead_of_next(self, kind: str, user_id: str) -> int:
+        active = self.runs.active_runs(kind)
+        place = _next_place(active, user_id)
+        return sum(other.state != "waiting" or _turn(other)[0] < place for other in active)
+
+    def mend(self) -> list[str]:
+        """Make good what a crash left between the records and the workflows.
+
+        A run that nobody enqueued is enqueued; one whose workflow ended without it is ended. The
+        workers that are named as having work in hand: the caller knows whether they are alive.
+        """
+        active = [run for kind in _QUEUES for run in self.runs.active_runs(kind)]
+        known = {}
+        if active:
+            known = {
+                found.workflow_id: found
+                for found in self.client.list_workflows(
+                    workflow_ids=[run.id for run in active], load_input=False, load_output=False
+                )
+            }
+        for run in active:
+            if run.id not in known:
+                self._enqueue(*_QUEUES[run.kind], run.id, run.user_id)
+            elif known[run.id].status not in ("PENDING", "ENQUEUED", "DELAYED"):
+                message = "This ended without a result. Nothing else is lost; please try again."
+                self.runs.update_run(
+                    run.id, state="failed", message=message, detail={"code": "backend"}
+                )
+        pending = self.client.list_workflows(status="PENDING", load_input=False, load_output=False)
+        return sorted({found.executor_id for found in pending if found.executor_id})
 
     def take_over(self, worker_id: str) -> list[str]:
         """Put everything a dead worker had in hand back into line; the runs' ids.
@@ -148,6 +198,8 @@ class DurableWorkflows:
             run = self.runs.get_run(run_id)
         except NotAllowed:  # erased, or no run at all: the workflow cleans up after itself
             return
+        if run.state == "waiting":  # it had not begun, so it ended nobody
+            return
         before = run.detail.get("takeovers", {})
         same = before.get("state") == run.state and before.get("step") == run.step
         count = before.get("count", 0) + 1 if same else 1
@@ -165,3 +217,22 @@ class DurableWorkflows:
             if self._client is not None:
                 self._client.destroy()
                 self._client = None
+
+
+def _next_place(active: Sequence[Run], user_id: str) -> int:
+    """The place in line of a user's next run: fair queueing by rounds, first come in each.
+
+    A user's next run is in the round after that of the last one, and never in a round before the
+    one that is served now: nobody waits behind another person's twenty runs, and nobody saves up.
+    """
+    places = [_turn(run)[0] for run in active if "place" in run.detail]
+    mine = [_turn(run)[0] for run in active if "place" in run.detail and run.user_id == user_id]
+    served = min(places, default=ROUND) // ROUND
+    turn = max(served, max(mine) // ROUND + 1) if mine else served
+    taken = [place for place in places if place // ROUND == turn]
+    return min(max(taken, default=turn * ROUND) + 1, turn * ROUND + ROUND - 1)
+
+
+def _turn(run: Run) -> tuple[int, datetime, str]:
+    """What runs in line are ordered by. One that has no place yet comes last."""
+    return int(run.detail.get("place", 2**31 - 1)), run.created_at, run.id

@@ -173,7 +173,7 @@ def _end(progress: list[Progress], phase: Phase, failure: str | None) -> None:
 
 def _disk_sentence(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "The disk is full. Free some space and start the training again; it continues."
+        return "The disk is full. Free some space, then start the training again."
     return f"A file could not be read or written ({error.strerror or type(error).__name__})."
 
 

@@ -2,8 +2,8 @@
 
 The handle is the run folder. The process is found again by its id and start time, so any process
 may poll. A run whose process died without a last word is started again from its checkpoint, at most
-three times. When the process that started it ends, the run saves itself and ends too, and the next
-poll continues it: nothing is left behind by a closed studio.
+three times without a step of progress. When the process that started it ends, the run saves itself
+and ends too, and the next poll continues it: nothing is left behind by a closed studio.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class LocalTrainer:
 
     `hash_cache` is the file that remembers the bases' weight hashes.
     """
+
+    program = "training.dreambooth"
 
     def __init__(self, threads: int = 0, hash_cache: Path | None = None) -> None:
         self._threads = threads
@@ -81,10 +83,12 @@ class LocalTrainer:
         if status is not None and status.phase.terminal:
             return status
         process = self._process(folder)
-        failures = int(process.get("failures", 0)) + (self._exit_code(folder) != INTERRUPTED)
+        step = status.step if status is not None else 0
+        before = int(process.get("failures", 0)) if step <= int(process.get("step", 0)) else 0
+        failures = before + (self._exit_code(folder) != INTERRUPTED)
         if failures > _TRIES:
             return self._give_up(folder)
-        self._spawn(folder, failures)
+        self._spawn(folder, failures, step)
         return status or TrainingStatus(phase=Phase.WAITING)
 
     def pause(self, handle: str) -> None:
@@ -129,8 +133,8 @@ class LocalTrainer:
 
     # -- the process --------------------------------------------------------------------------
 
-    def _spawn(self, folder: Path, failures: int = 0) -> None:
-        command = ["env", *_THREADS_SLEEP, sys.executable, "-m", "training.dreambooth"]
+    def _spawn(self, folder: Path, failures: int = 0, step: int = 0) -> None:
+        command = ["env", *_THREADS_SLEEP, sys.executable, "-m", self.program]
         command += ["--request", str(folder / REQUEST)]
         command += ["--parent", str(os.getpid()), "--threads", str(self._threads)]
         if self._hash_cache is not None:
@@ -147,8 +151,9 @@ class LocalTrainer:
         self._children[child.pid] = child
         record = {
             "pid": child.pid,
-            "started": psutil.Process(child.pid).create_time(),
+            "started": _started(child.pid),
             "failures": failures,
+            "step": step,
         }
         write_atomically(folder / PROCESS, json.dumps(record).encode())
 
@@ -168,8 +173,7 @@ class LocalTrainer:
             return None
         with suppress(psutil.Error):
             process = psutil.Process(pid)
-            same = abs(process.create_time() - float(record["started"])) < 0.1
-            if same and process.status() != psutil.STATUS_ZOMBIE:
+            if record["started"] == _started(pid) and process.status() != psutil.STATUS_ZOMBIE:
                 return process
         return None
 
@@ -204,3 +208,19 @@ class LocalTrainer:
     def _over(self, folder: Path) -> bool:
         status = read_status(folder)
         return status is not None and status.phase.terminal
+
+
+def _started(pid: int) -> str:
+    """When a process began, as nothing but its beginning: a clock that is set does not change it.
+
+    Raises `psutil.NoSuchProcess` when there is none.
+    """
+    stat, boot = Path(f"/proc/{pid}/stat"), Path("/proc/sys/kernel/random/boot_id")
+    if not boot.exists():
+        return f"{psutil.Process(pid).create_time():.1f}"
+    try:
+        # Field 22 of proc(5), clock ticks since the kernel began; the name may hold spaces.
+        ticks = stat.read_text("utf-8", "replace").rpartition(")")[2].split()[19]
+    except OSError as error:
+        raise psutil.NoSuchProcess(pid) from error
+    return f"{ticks}@{boot.read_text('ascii').strip()}"

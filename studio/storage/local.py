@@ -42,9 +42,9 @@ class LocalStorage:
         except FileNotFoundError as fault:
             if isinstance(content, Path) and not content.exists():
                 raise
-            raise _storage_fault(fault, self.root) from fault
+            raise storage_fault(fault, self.root) from fault
         except OSError as fault:
-            raise _storage_fault(fault, self.root) from fault
+            raise storage_fault(fault, self.root) from fault
         finally:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
@@ -61,7 +61,7 @@ class LocalStorage:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise KeyError(key) from None
         except OSError as fault:
-            raise _storage_fault(fault, self.root) from fault
+            raise storage_fault(fault, self.root) from fault
 
     def fetch(self, key: str) -> Path:
         """The stored file or folder itself; to be read only. `KeyError` if absent."""
@@ -105,7 +105,7 @@ class LocalStorage:
                     _sync_folder(start.parent)
             self._empty_erased()
         except OSError as fault:
-            raise _storage_fault(fault, self.root) from fault
+            raise storage_fault(fault, self.root) from fault
         self._drop_empty(start.parent)
         return gone
 
@@ -194,7 +194,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _storage_fault(fault: OSError, root: Path) -> BackendError:
+def storage_fault(fault: OSError, root: Path) -> BackendError:
+    """What went wrong with a file below `root`, and what to do about it."""
     if fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return BackendError(
             f"The disk that holds {root} is full. Free some space or set AVATAR_HOME to a larger "

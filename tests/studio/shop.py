@@ -23,6 +23,7 @@ from studio.records import PersonalModel, PhotoSet, Run
 from studio.sample import sample_photos
 from studio.settings import child_environment
 from tests.studio.house import open_house
+from training.local import LocalTrainer
 
 PATIENCE_S = 400.0
 TOY = {"min_photos": 3, "threads": 1, "log_level": "WARNING"}
@@ -107,13 +108,13 @@ def finished(parts: Parts, run: Run, patience_s: float = PATIENCE_S) -> Run:
     return parts.catalog.get_run(run.id)
 
 
-def trainers(parts: Parts) -> list[psutil.Process]:
+def trainers(parts: Parts, program: str = LocalTrainer.program) -> list[psutil.Process]:
     """The living training processes of this home."""
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         line = " ".join(process.info["cmdline"] or ())
         alive = process.info["status"] != psutil.STATUS_ZOMBIE
-        if alive and "training.dreambooth" in line and str(parts.settings.home) in line:
+        if alive and program in line and str(parts.settings.home) in line:
             found.append(process)
     return found
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 
-import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
@@ -32,15 +30,6 @@ from studio.records import (
     new_id,
     now,
 )
-from tests.studio.postgres import missing, running_postgres
-
-
-@pytest.fixture(scope="session")
-def server():
-    if missing():
-        pytest.skip(f"not installed: {', '.join(missing())}")
-    with running_postgres() as address:
-        yield address
 
 
 @pytest.fixture
@@ -53,11 +42,7 @@ def url(request) -> str:
     """An empty database of each kind."""
     if request.param == "sqlite":
         return request.getfixturevalue("sqlite_url")
-    address = request.getfixturevalue("server")
-    name = f"studio_{secrets.token_hex(4)}"
-    with psycopg.connect(f"{address}/postgres", autocommit=True) as connection:
-        connection.execute(f"create database {name}")
-    return f"{address}/{name}"
+    return request.getfixturevalue("postgres").new_database()
 
 
 @pytest.fixture
