@@ -9,7 +9,7 @@ run: .venv/installed
 	$(BIN)/avatar-studio serve
 
 # One thread a process: tests start studios with workers and trainers of their own beside them.
-test: .venv/installed-test .venv/browser check
+test: .venv/installed-test .venv/browser .venv/postgres check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider
 
 check: .venv/installed-test
@@ -19,7 +19,7 @@ check: .venv/installed-test
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_rooms.py tests/test_docs.py
 
 # Full budgets: hundreds of kills, full-length trainings, fuzzing. Hours, not minutes.
-soak: .venv/installed-test .venv/browser
+soak: .venv/installed-test .venv/browser .venv/postgres
 	$(BIN)/python -m pytest -q -p no:cacheprovider -m soak --override-ini=addopts=
 
 # Takes every picture in docs/screenshots again from a running studio.
@@ -47,6 +47,18 @@ screenshots: .venv/installed-test .venv/browser
 	         "or name one with CHROMIUM=/path/to/chromium." >&2; exit 1; \
 	  fi; fi
 	touch $@
+
+# What is promised on Postgres is tested on a real one. Without it those tests say that they skip.
+.venv/postgres: .venv/installed-test
+	@if command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
+	  touch $@; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -q \
+	  && apt-get install -y -q --no-install-recommends postgresql; then \
+	  touch $@; \
+	else \
+	  echo "WARNING: the tests on Postgres will be SKIPPED: install it (Debian: apt-get install" \
+	       "postgresql; elsewhere put initdb and pg_ctl on the PATH)." >&2; \
+	fi
 
 clean:
 	rm -rf .venv build *.egg-info
