@@ -14,7 +14,7 @@ from datetime import datetime
 
 from dbos import DBOS
 
-from studio import retention
+from studio import erasure, retention
 from studio.drawing import Drawing
 from studio.engines import Engines
 from studio.errors import BackendError, NotAllowed, UserError
@@ -25,6 +25,7 @@ from studio.records import new_id
 from studio.settings import Settings
 from studio.shift import Shift
 from studio.storage.local import storage_fault
+from studio.timekeeping import Timekeeper
 from studio.workflows import DRAW_QUEUE, TRAIN_QUEUE
 
 QUEUE_POLL_S = 0.5
@@ -40,6 +41,8 @@ def register(parts: Parts, shift: Shift, engines: Engines) -> Callable[[datetime
     drawing = Drawing(parts, shift, engines)
     runs = Patient(parts.catalog, shift)
     step = functools.partial(_step, runs, shift, parts.settings)
+
+    clock = Timekeeper(parts.settings.home / "clock.json")
 
     stage = step("stage", learning.stage)
     learn = step("learn", learning.learn)
@@ -59,6 +62,9 @@ def register(parts: Parts, shift: Shift, engines: Engines) -> Callable[[datetime
     @DBOS.step(name="sweep")
     def sweep_once() -> None:
         with shift.at_work():
+            if not clock.believable():
+                erasure.finish_all(parts.catalog, parts.storage, parts.settings.home)
+                return
             swept = retention.sweep(parts.catalog, parts.storage, parts.settings)
             left = learning.forget_leftovers()
             if any(asdict(swept).values()) or left:

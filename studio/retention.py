@@ -15,6 +15,7 @@ from typing import Any
 from studio import erasure
 from studio.actions import UNDO_MINUTES
 from studio.catalog import Catalog
+from studio.delivery import model_folder
 from studio.evidence import Decisions
 from studio.records import Avatar, PersonalModel, Photo, PhotoSet, Run, new_id, now
 from studio.settings import Settings
@@ -160,6 +161,8 @@ class _Keeper:
         folders = {f"{model.key}/" for model in self.catalog.find(PersonalModel)}
         for run in self.catalog.find(Run):
             folders.add(f"users/{run.user_id}/people/{run.person_id}/runs/{run.id}/")
+            if run.kind == "train" and not run.over:  # large weights may take long to be stored
+                folders.add(f"{model_folder(run)}/")
         return [
             key
             for key in keys
