@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import logging
 import secrets
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -29,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion.bases import weights_sha256
+from serving import orders
 from serving.adapter import ServedBase
 from serving.archive import find_adapter
 from serving.errors import (
@@ -41,6 +43,7 @@ from serving.errors import (
     RequestRefused,
     TooLate,
 )
+from serving.fulfilment import fulfil
 from serving.local import LocalEngine
 from serving.payloads import MAX_BODY_BYTES, TooLarge, UnknownType, answer, parse
 from serving.queue import Ticket
@@ -199,6 +202,8 @@ def make_app(engine: LocalEngine, root: Path, single: Path | None = None) -> Fas
 
     @app.post("/invocations")
     async def invocations(request: Request) -> Response:
+        if request.headers.get("Content-Type") == orders.TYPE:
+            return await _fulfil(engine, request)
         folder = None if single is None else find_adapter(single)
         return await _invoke(engine, request, folder, "")
 
@@ -247,6 +252,31 @@ async def _invoke(
         for ticket, _ in waiting:
             ticket.cancel()
     content = await run_in_threadpool(answer, call, pictures)
+    return Response(content, media_type="application/json")
+
+
+async def _fulfil(engine: LocalEngine, request: Request) -> Response:
+    """An asynchronous endpoint's call: the body goes to disk, however large it is."""
+    over = threading.Event()
+    with tempfile.TemporaryDirectory(prefix="body-") as scratch:
+        packed = Path(scratch) / "order.tar"
+        size = 0
+        with packed.open("wb") as out:
+            async for part in request.stream():
+                size += len(part)
+                if size > orders.MAX_BYTES:
+                    raise Refused(413, f"The order is larger than {orders.MAX_BYTES} bytes.")
+                await run_in_threadpool(out.write, part)
+        work = asyncio.ensure_future(run_in_threadpool(fulfil, engine, packed, over.is_set))
+        try:
+            while not work.done():
+                await asyncio.wait([work], timeout=_POLL_S)
+                if not work.done() and await request.is_disconnected():
+                    raise _Gone
+        finally:
+            over.set()
+            await asyncio.wait([work])
+        content = (await work).model_dump_json()
     return Response(content, media_type="application/json")
 
 

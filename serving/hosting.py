@@ -1,4 +1,4 @@
-"""The multi-model endpoint itself: made, grown and shrunk, recycled, looked at, and taken away.
+"""An endpoint itself: made, grown and shrunk, recycled, looked at, and taken away.
 
 Takes boto3 clients and lets nothing of AWS's wording through but its reasons. Every step may be
 repeated: what is there already is kept, what is gone already is not missed.
@@ -9,17 +9,13 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from serving.errors import EngineError
+from serving.plans import HostingError, Plan
 
 VARIANT = "AllTraffic"
 DIMENSION = "sagemaker:variant:DesiredInstanceCount"
-GPU_FAMILIES = ("p2", "p3", "g4dn", "g5")
-"""Instance families on which AWS serves many models from one GPU, and only with its Triton image.
-Source: developer guide, "Multi-model endpoints", supported instance types."""
-
 State = Literal["absent", "creating", "updating", "in service", "failed", "deleting", "other"]
 _STATES: dict[str, State] = {
     "Creating": "creating",
@@ -34,53 +30,6 @@ _STATES: dict[str, State] = {
 }
 
 
-class HostingError(EngineError):
-    """AWS refused a change of the endpoint; the text says which and what to do."""
-
-
-@dataclass(frozen=True)
-class EndpointPlan:
-    """An endpoint as it should be. `models` is the s3:// prefix it loads from, ending in `/`.
-
-    `cache` False unloads a model after every call: an erased one is gone at once, and every picture
-    pays for loading. `target_per_instance` are invocations a minute that one instance should carry.
-    """
-
-    name: str
-    image: str
-    role: str
-    models: str
-    instance: str = "ml.g5.xlarge"
-    least: int = 1
-    most: int = 2
-    target_per_instance: float = 5.0
-    cache: bool = True
-    environment: dict[str, str] = field(default_factory=dict)
-    subnets: tuple[str, ...] = ()
-    security_groups: tuple[str, ...] = ()
-
-    def check(self) -> None:
-        """Raises `HostingError` naming the field that AWS would not take."""
-        if not self.models.startswith("s3://") or not self.models.endswith("/"):
-            raise HostingError(f"`models` is {self.models!r}; it must be s3://…/ with a slash.")
-        if not re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,53}", self.name):
-            raise HostingError(f"`name` is {self.name!r}; letters, digits and dashes, up to 54.")
-        if not 1 <= self.least <= self.most:
-            raise HostingError(f"`least` {self.least} and `most` {self.most} make no range.")
-        family = self.instance.removeprefix("ml.").partition(".")[0]
-        gpu = family[:1] in ("g", "p")
-        if gpu and family not in GPU_FAMILIES:
-            raise HostingError(
-                f"AWS does not serve many models from one {family} GPU; "
-                f"take one of {', '.join(GPU_FAMILIES)}, or a CPU instance."
-            )
-        if gpu and "triton" not in self.image:
-            raise HostingError(
-                "On a GPU AWS serves many models only with its Triton image; `image` must be built "
-                "from it (deploy/triton.Dockerfile) and say so in its name."
-            )
-
-
 @dataclass(frozen=True)
 class EndpointState:
     """What an endpoint is doing; `reason` is AWS's own, where it failed."""
@@ -93,13 +42,16 @@ class EndpointState:
 
 
 class Hosting:
-    """Endpoints of one account and region, by boto3's `sagemaker` and scaling clients."""
+    """Endpoints of one account and region, by boto3's `sagemaker`, `application-autoscaling` and
+    `cloudwatch` clients.
+    """
 
-    def __init__(self, sagemaker: Any, scaling: Any) -> None:
+    def __init__(self, sagemaker: Any, scaling: Any, alarms: Any) -> None:
         self._sagemaker = sagemaker
         self._scaling = scaling
+        self._alarms = alarms
 
-    def create(self, plan: EndpointPlan) -> EndpointState:
+    def create(self, plan: Plan) -> EndpointState:
         """Create the endpoint, or bring an existing one to this plan. Returns at once: it takes
         minutes until it is in service.
         """
@@ -122,11 +74,12 @@ class Hosting:
                     "VariantName": VARIANT,
                     "ModelName": fresh,
                     "InstanceType": plan.instance,
-                    "InitialInstanceCount": max(plan.least, present.instances),
+                    "InitialInstanceCount": max(1, plan.least, present.instances),
                     "InitialVariantWeight": 1.0,
                     "ContainerStartupHealthCheckTimeoutInSeconds": 600,
                 }
             ],
+            **plan.configuration(),
         )
         change = (
             self._sagemaker.create_endpoint
@@ -136,13 +89,12 @@ class Hosting:
         self._do("start the endpoint", change, EndpointName=plan.name, EndpointConfigName=fresh)
         return self.state(plan.name)
 
-    def scale(self, plan: EndpointPlan) -> None:
-        """Let AWS keep between `least` and `most` instances, by invocations. Once in service."""
-        place = {
-            "ServiceNamespace": "sagemaker",
-            "ResourceId": _resource(plan.name),
-            "ScalableDimension": DIMENSION,
-        }
+    def scale(self, plan: Plan) -> None:
+        """Let AWS keep between `least` and `most` instances, by how much is asked. Once in service.
+
+        A plan with no least instance also wakes the first one when something waits.
+        """
+        place = _scalable(plan.name)
         self._do(
             "set the endpoint's range of instances",
             self._scaling.register_scalable_target,
@@ -154,16 +106,46 @@ class Hosting:
             "set the endpoint's scaling",
             self._scaling.put_scaling_policy,
             **place,
-            PolicyName="invocations",
+            PolicyName="load",
             PolicyType="TargetTrackingScaling",
-            TargetTrackingScalingPolicyConfiguration={
-                "TargetValue": plan.target_per_instance,
-                "ScaleInCooldown": 600,
-                "ScaleOutCooldown": 60,
-                "PredefinedMetricSpecification": {
-                    "PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"
-                },
+            TargetTrackingScalingPolicyConfiguration=plan.tracking(),
+        )
+        if plan.least == 0:
+            self._wake(plan.name, place)
+
+    def _wake(self, name: str, place: dict[str, str]) -> None:
+        """The backlog an instance has says nothing while there is none: an alarm adds the first.
+
+        Source: developer guide, "Autoscale an asynchronous endpoint".
+        """
+        policy = self._do(
+            "set the endpoint's waking",
+            self._scaling.put_scaling_policy,
+            **place,
+            PolicyName="wake",
+            PolicyType="StepScaling",
+            StepScalingPolicyConfiguration={
+                "AdjustmentType": "ChangeInCapacity",
+                "MetricAggregationType": "Average",
+                "Cooldown": 300,
+                "StepAdjustments": [{"MetricIntervalLowerBound": 0, "ScalingAdjustment": 1}],
             },
+        )
+        self._do(
+            "set the alarm that wakes the endpoint",
+            self._alarms.put_metric_alarm,
+            AlarmName=_alarm(name),
+            MetricName="HasBacklogWithoutCapacity",
+            Namespace="AWS/SageMaker",
+            Dimensions=[{"Name": "EndpointName", "Value": name}],
+            Statistic="Average",
+            Period=60,
+            EvaluationPeriods=2,
+            DatapointsToAlarm=2,
+            Threshold=1,
+            ComparisonOperator="GreaterThanOrEqualToThreshold",
+            TreatMissingData="missing",
+            AlarmActions=[policy["PolicyARN"]],
         )
 
     def recycle(self, name: str) -> EndpointState:
@@ -192,6 +174,7 @@ class Hosting:
             self._sagemaker.create_endpoint_config,
             EndpointConfigName=fresh,
             ProductionVariants=variants,
+            **{name: config[name] for name in ("AsyncInferenceConfig",) if name in config},
         )
         self._do(
             "recycle the endpoint",
@@ -247,13 +230,9 @@ class Hosting:
         if state.state in ("creating", "updating"):
             raise HostingError(f"The endpoint {name} is {state.state}; delete it when it is not.")
         gone = []
-        place = {
-            "ServiceNamespace": "sagemaker",
-            "ResourceId": _resource(name),
-            "ScalableDimension": DIMENSION,
-        }
-        if self._gone(self._scaling.deregister_scalable_target, **place):
+        if self._gone(self._scaling.deregister_scalable_target, **_scalable(name)):
             gone.append("scaling")
+        self._gone(self._alarms.delete_alarms, AlarmNames=[_alarm(name)])
         if state.state != "absent" and self._gone(
             self._sagemaker.delete_endpoint, EndpointName=name
         ):
@@ -318,7 +297,7 @@ class Hosting:
             raise HostingError(_words(what, error)) from error
 
 
-def _model(plan: EndpointPlan, name: str) -> dict[str, Any]:
+def _model(plan: Plan, name: str) -> dict[str, Any]:
     network: dict[str, Any] = {}
     if plan.subnets:
         network["VpcConfig"] = {
@@ -328,20 +307,22 @@ def _model(plan: EndpointPlan, name: str) -> dict[str, Any]:
     return {
         "ModelName": name,
         "ExecutionRoleArn": plan.role,
-        "PrimaryContainer": {
-            "Image": plan.image,
-            "Mode": "MultiModel",
-            "ModelDataUrl": plan.models,
-            "MultiModelConfig": {"ModelCacheSetting": "Enabled" if plan.cache else "Disabled"},
-            "Environment": plan.environment,
-        },
+        "PrimaryContainer": plan.container(),
         "EnableNetworkIsolation": True,
         **network,
     }
 
 
-def _resource(name: str) -> str:
-    return f"endpoint/{name}/variant/{VARIANT}"
+def _scalable(name: str) -> dict[str, str]:
+    return {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"endpoint/{name}/variant/{VARIANT}",
+        "ScalableDimension": DIMENSION,
+    }
+
+
+def _alarm(name: str) -> str:
+    return f"{name}-has-orders-and-no-machine"
 
 
 def _words(what: str, error: Exception) -> str:

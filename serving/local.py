@@ -12,7 +12,7 @@ from serving.batching import batch_rows
 from serving.engine import Drawer
 from serving.errors import Busy
 from serving.queue import RequestQueue, Ticket, Told
-from serving.request import CancelCheck, GenerationRequest, Rendered, StepHook
+from serving.request import CancelCheck, GenerationRequest, Rendered, StepHook, WaitHook
 
 MOST_ROWS = 16
 _POLL_S = 0.05  # how soon a `cancelled` check is asked again while nothing else happens
@@ -70,6 +70,7 @@ class LocalEngine:
         *,
         on_step: StepHook | None = None,
         cancelled: CancelCheck | None = None,
+        on_wait: WaitHook | None = None,
     ) -> Iterator[Rendered]:
         """See `serving.request.Engine.generate`. Hooks are called by the calling thread.
 

@@ -50,6 +50,7 @@ class Rendered:
 
 StepHook = Callable[[str, int, int], None]  # request id, step done, steps in all
 CancelCheck = Callable[[str], bool]  # request id -> stop drawing it
+WaitHook = Callable[[str], None]  # what is waited for, in a sentence for the person
 
 
 class Engine(Protocol):
@@ -61,6 +62,7 @@ class Engine(Protocol):
         *,
         on_step: StepHook | None = None,
         cancelled: CancelCheck | None = None,
+        on_wait: WaitHook | None = None,
     ) -> Iterator[Rendered]:
         """Yield pictures as they are done (order may differ); a cancelled request yields nothing.
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from serving.errors import EngineError
 from studio import aws as aws_room
+from studio.async_cli import app as async_app
+from studio.async_cli import hosting_errors
 from studio.console import FAILED, reporting
+from studio.costs import costs as cost_sheet
 from studio.errors import BackendError
 from studio.settings import Settings, read_settings
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 endpoint_app = typer.Typer(help="The endpoint that draws.", no_args_is_help=True)
 bucket_app = typer.Typer(help="The bucket that everything lies in.", no_args_is_help=True)
 app.add_typer(endpoint_app, name="endpoint")
+app.add_typer(async_app, name="async")
 app.add_typer(bucket_app, name="bucket")
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
@@ -77,7 +78,7 @@ def costs(
 ) -> None:
     """Print the cost sheet: an estimate from dated prices, not an offer."""
     with reporting(as_json) as output:
-        sheet = aws_room.costs(
+        sheet = cost_sheet(
             _settings(), endpoint_instance=endpoint_instance, steps=steps, prices=prices
         )
         output.words(f"Estimates in US dollars, {sheet['region']}, prices of {sheet['date']}.")
@@ -99,7 +100,7 @@ def endpoint_create(
     as_json: Json = False,
 ) -> None:
     """Create the endpoint, or bring it to these options. It costs money until it is deleted."""
-    with reporting(as_json) as output, _hosting_errors():
+    with reporting(as_json) as output, hosting_errors():
         settings = _settings(name)
         plan = aws_room.endpoint_plan(
             settings, image=image, instance=instance, least=least, most=most, cache=cache
@@ -118,7 +119,7 @@ def endpoint_scale(
     as_json: Json = False,
 ) -> None:
     """Let AWS add and remove instances by how much is drawn."""
-    with reporting(as_json) as output, _hosting_errors():
+    with reporting(as_json) as output, hosting_errors():
         settings = _settings(name)
         plan = aws_room.endpoint_plan(
             settings, image="", instance="ml.c5.xlarge", least=least, most=most, cache=True
@@ -131,7 +132,7 @@ def endpoint_scale(
 @endpoint_app.command("status")
 def endpoint_status(name: Name = "", as_json: Json = False) -> None:
     """Show the endpoint's state and what of erased models may still be in it."""
-    with reporting(as_json) as output, _hosting_errors():
+    with reporting(as_json) as output, hosting_errors():
         told = aws_room.endpoint_status(_settings(name))
         state = told["endpoint"]
         reason = f": {state['reason']}" if state["reason"] else ""
@@ -145,7 +146,7 @@ def endpoint_status(name: Name = "", as_json: Json = False) -> None:
 @endpoint_app.command("recycle")
 def endpoint_recycle(name: Name = "", as_json: Json = False) -> None:
     """Replace the endpoint's instances: copies of erased models go with them."""
-    with reporting(as_json) as output, _hosting_errors():
+    with reporting(as_json) as output, hosting_errors():
         settings = _settings(name)
         state = aws_room.hosting(settings).recycle(settings.aws_endpoint)
         output.words(f"{state.name} is {state.state}; the old instances answer until it is done.")
@@ -155,7 +156,7 @@ def endpoint_recycle(name: Name = "", as_json: Json = False) -> None:
 @endpoint_app.command("delete")
 def endpoint_delete(name: Name = "", as_json: Json = False) -> None:
     """Take the endpoint away with everything that belongs to it. Published models stay in S3."""
-    with reporting(as_json) as output, _hosting_errors():
+    with reporting(as_json) as output, hosting_errors():
         settings = _settings(name)
         gone = aws_room.hosting(settings).delete(settings.aws_endpoint)
         output.words(f"Gone: {', '.join(gone) or 'nothing; there was no such endpoint'}.")
@@ -177,12 +178,3 @@ def bucket_create(bucket: str, as_json: Json = False) -> None:
         )
         output.words(f"{bucket} is ready. Set AVATAR_STORAGE to s3://{bucket}/studio")
         output.result({"bucket": bucket})
-
-
-@contextmanager
-def _hosting_errors() -> Iterator[None]:
-    """Errors about the endpoint are the host's to mend."""
-    try:
-        yield
-    except EngineError as fault:
-        raise BackendError(str(fault)) from fault

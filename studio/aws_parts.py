@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 from serving.errors import EngineError
 from studio.errors import BackendError, UserError
 from studio.settings import Settings
+from studio.storage.published import Withdraws
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
     from moderation.bulk import Source
-    from serving.endpoint import EndpointEngine, EndpointSettings, Published, Tell
+    from serving.orderbook import AsyncSettings
+    from serving.published import EndpointSettings
+    from serving.request import Engine
     from training.request import Trainer
     from training.sagemaker import SageMakerSettings
 
@@ -92,7 +95,7 @@ def endpoint_settings(
     settings: Settings, base_id: str = "", base_sha256: str = ""
 ) -> EndpointSettings:
     """Which endpoint draws, and where it loads models from."""
-    from serving.endpoint import EndpointSettings
+    from serving.published import EndpointSettings
 
     return EndpointSettings(
         name=settings.aws_endpoint,
@@ -106,26 +109,62 @@ def endpoint_settings(
     )
 
 
-def endpoint_engine(
-    settings: Settings, base_id: str, base_sha256: str, tell: Tell | None = None
-) -> EndpointEngine:
-    """The engine that draws on the endpoint. Raises `BackendError` for what is missing."""
+def endpoint_engine(settings: Settings, base_id: str, base_sha256: str) -> Engine:
+    """The engine that draws on the endpoint; where the settings say so, many or large pictures go
+    to the asynchronous one. Raises `BackendError` for what is missing.
+    """
+    from serving.asynchronous import BySize
     from serving.endpoint import EndpointEngine
 
     try:
-        return EndpointEngine(endpoint_settings(settings, base_id, base_sha256), tell)
+        engine = EndpointEngine(endpoint_settings(settings, base_id, base_sha256))
     except EngineError as fault:
         raise BackendError(str(fault)) from fault
+    if not settings.aws_async_pictures:
+        return engine
+    large = async_engine(settings, base_id, base_sha256)
+    return BySize(engine, large, pictures=settings.aws_async_pictures)
 
 
-def published(settings: Settings) -> Published:
-    """The models that the endpoint may load. Raises `BackendError` for what is missing."""
-    from serving.endpoint import Published
+def async_settings(settings: Settings, base_id: str = "", base_sha256: str = "") -> AsyncSettings:
+    """Which endpoint draws orders, and where they lie."""
+    from serving.orderbook import AsyncSettings
+
+    return AsyncSettings(
+        name=settings.aws_async_endpoint,
+        orders=place(settings, "orders", settings.aws_async_orders),
+        base_id=base_id,
+        base_sha256=base_sha256,
+        region=settings.aws_region,
+        kms_key=settings.aws_kms_key,
+        endpoint_url=settings.aws_endpoint_url,
+    )
+
+
+def async_engine(settings: Settings, base_id: str, base_sha256: str) -> Engine:
+    """The engine that draws orders on the asynchronous endpoint."""
+    from serving.asynchronous import AsyncEngine
 
     try:
-        return Published(endpoint_settings(settings))
+        return AsyncEngine(async_settings(settings, base_id, base_sha256))
     except EngineError as fault:
         raise BackendError(str(fault)) from fault
+
+
+def published(settings: Settings) -> tuple[Withdraws, ...]:
+    """What endpoints hold of personal models in S3. Raises `BackendError` for what is missing."""
+    from serving.orderbook import Orders
+    from serving.published import Published
+
+    found: list[Withdraws] = []
+    try:
+        if settings.engine == "endpoint":
+            found.append(Published(endpoint_settings(settings)))
+        if settings.engine == "async" or settings.aws_async_pictures:
+            found.append(Orders(async_settings(settings)))
+    except EngineError as fault:
+        raise BackendError(str(fault)) from fault
+    return tuple(found)
 
 
 def photo_source(settings: Settings, uri: str) -> Source:

@@ -47,6 +47,7 @@ BLUR_SHARE = 12
 """A blurred copy is blurred by a twelfth of its short side: shapes stay, nothing in them does."""
 
 SEED_LIMIT = 2**31
+DRAWN = "Your avatars are being drawn."
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class Drawing:
         try:
             device = self._parts.drawing_device(run_id)
             with device.drawing(stop=lambda: self._stopping(run_id)):
-                self._tell(run_id, "drawing", "Your avatars are being drawn.", work)
+                self._tell(run_id, "drawing", DRAWN, work)
                 self._draw_all(run, model, prompts, work)
         except GaveUp:
             self._open(run_id)
@@ -179,8 +180,12 @@ class Drawing:
                 for rendered in engine.generate(
                     [_request(run, slot, model, folder) for slot in slots.values()],
                     on_step=steps.done,
-                    cancelled=watch.stopped,
+                    cancelled=lambda request_id: self._dropped(watch, request_id),
+                    on_wait=lambda words: self._waits(run.id, words),
                 ):
+                    told = self._runs.get(Run, run.id)
+                    if told is not None and told.state == "waiting":
+                        self._tell(run.id, "drawing", DRAWN, work)
                     work.spent("draw", rendered.seconds)
                     # The check starts now, beside the drawing of the next picture.
                     check = self._parts.moderation.begin_pictures([rendered.picture], Stage.PICTURE)
@@ -196,6 +201,18 @@ class Drawing:
                 if watch.stopped():
                     raise GaveUp
                 work.next_round(settled)
+
+    def _dropped(self, watch: _Watch, request_id: str) -> bool:
+        """Whether to drop a request. Raises `GaveUp` at the end of the shift: what a remote engine
+        has in line stays there then, and is found again.
+        """
+        if self._shift.ending:
+            raise GaveUp
+        return watch.stopped(request_id)
+
+    def _waits(self, run_id: str, words: str) -> None:
+        """What a remote engine waits for, until its first picture."""
+        self._runs.update_run(run_id, state="waiting", message=words)
 
     def _settle(
         self,

@@ -6,9 +6,9 @@ import logging
 import threading
 from collections.abc import Callable
 
-from diffusion.bases import Base, BaseError, Bases
+from diffusion.bases import BaseError, Bases
 from serving.request import Engine
-from studio.aws_parts import endpoint_engine
+from studio.aws_parts import async_engine, endpoint_engine
 from studio.errors import BackendError
 from studio.machine import Machine
 from studio.settings import Settings
@@ -32,8 +32,7 @@ class Engines:
             if self._loaded is None or self._loaded[0] != base_id:
                 self._close()
                 try:
-                    base = self._bases.get(base_id)
-                    opened = ENGINES[self._settings.engine](self, base)
+                    opened = ENGINES[self._settings.engine](self, base_id)
                 except BaseError as fault:
                     raise BackendError(str(fault)) from fault
                 self._loaded = (base_id, opened)
@@ -49,7 +48,8 @@ class Engines:
             engine, self._loaded = self._loaded[1], None
             getattr(engine, "close", lambda: None)()
 
-    def _local(self, base: Base) -> Engine:
+    def _local(self, base_id: str) -> Engine:
+        base = self._bases.get(base_id)
         # torch takes seconds to import: only a worker that draws pays for it.
         import torch
         from diffusers.utils import logging as diffusers_logging
@@ -69,11 +69,25 @@ class Engines:
         except PartsError as fault:
             raise BackendError(str(fault)) from fault
 
-    def _endpoint(self, base: Base) -> Engine:
-        return endpoint_engine(self._settings, base.id, self._bases.sha256(base.id))
+    def _endpoint(self, base_id: str) -> Engine:
+        return endpoint_engine(self._settings, base_id, self._held(base_id))
+
+    def _async(self, base_id: str) -> Engine:
+        return async_engine(self._settings, base_id, self._held(base_id))
+
+    def _held(self, base_id: str) -> str:
+        """The hash of the base that draws: what the host says the endpoint holds, or what is here."""
+        held, _, sha256 = self._settings.aws_endpoint_base.partition("@")
+        if held and held != base_id:
+            raise BackendError(
+                f"The endpoint holds the base {held}, but this model was trained on {base_id}. "
+                "Train it again, or point the endpoint at its base."
+            )
+        return sha256 if held else self._bases.sha256(base_id)
 
 
-ENGINES: dict[str, Callable[[Engines, Base], Engine]] = {
+ENGINES: dict[str, Callable[[Engines, str], Engine]] = {
     "local": Engines._local,
     "endpoint": Engines._endpoint,
+    "async": Engines._async,
 }

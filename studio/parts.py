@@ -154,8 +154,8 @@ def _storage(settings: Settings) -> Storage:
             f"AVATAR_STORAGE is {settings.storage!r}; it may be `local` or `s3://bucket/prefix`."
         )
     storage = STORAGES[kind](settings)
-    if settings.engine == "endpoint":
-        return PublishingStorage(storage, published(settings))
+    if settings.engine != "local":
+        return PublishingStorage(storage, *published(settings))
     return storage
 
 

@@ -66,7 +66,10 @@ class Settings(BaseSettings):
     steps: int = Field(
         0, ge=0, le=100_000, description="Steps of every training; 0 lets the recipe decide"
     )
-    engine: Literal["local", "endpoint"] = Field("local", description="Where avatars are drawn")
+    engine: Literal["local", "endpoint", "async"] = Field(
+        "local",
+        description="Where avatars are drawn: here, or by one of the two kinds of AWS endpoints",
+    )
     base: str = Field("", description="Base model id; empty picks the best this machine can run")
     bases_file: Path | None = Field(None, description="Own base models, in the form of bases.toml")
     styles_folder: Path | None = Field(None, description="Folder with own styles (TOML)")
@@ -97,6 +100,9 @@ class Settings(BaseSettings):
     model_days: float = Field(0.0, ge=0, description="Models and avatars go after this; 0 = never")
     decision_days: float = Field(
         90.0, ge=0, description="Records of what the checks decided go after this; 0 = never"
+    )
+    api_wait_seconds: float = Field(
+        25.0, ge=0, description="How long a request of the API waits for its drawing"
     )
     accounts: str = Field(
         "", description="File with `user:password-hash` lines; empty means one local user"
@@ -136,6 +142,27 @@ class Settings(BaseSettings):
     )
     aws_endpoint_models: str = Field(
         "", description="s3://bucket/prefix/ the endpoint loads; empty: beside AVATAR_STORAGE"
+    )
+    aws_async_endpoint: str = Field(
+        "avatars-async", description="Name of the asynchronous endpoint, which costs nothing idle"
+    )
+    aws_async_orders: str = Field(
+        "", description="s3://bucket/prefix/ of its orders; empty puts it beside AVATAR_STORAGE"
+    )
+    aws_async_pictures: int = Field(
+        0, ge=0, description="Pictures from which on a drawing goes there; 0 means never"
+    )
+    aws_endpoint_base: str = Field(
+        "", description="Base that the endpoint holds, `id@sha256`; empty takes the one here"
+    )
+    aws_draw_role: str = Field(
+        "", description="Role that drawing assumes for one owner at a time, tagged with the owner"
+    )
+    aws_database_secret: str = Field(
+        "", description="ARN of the secret with the database's user, password and host, for Lambda"
+    )
+    aws_signing_secret: str = Field(
+        "", description="ARN of the secret that holds the signing key, for Lambda"
     )
     aws_classifier_arn: str = Field(
         "", description="ARN of a Comprehend endpoint that classifies prompts"

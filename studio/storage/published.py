@@ -23,15 +23,15 @@ _OWNED = re.compile(
 
 
 class Withdraws(Protocol):
-    """The part of `serving.endpoint.Published` that erasing needs."""
+    """What erasing needs of `serving.published.Published` and `serving.orderbook.Orders`."""
 
-    def withdraw(self, prefix: str) -> int: ...
+    def withdraw(self, place: str) -> int: ...
 
 
 class PublishingStorage:
     """`Storage` in front of another, for a studio that draws on an endpoint."""
 
-    def __init__(self, storage: Storage, published: Withdraws) -> None:
+    def __init__(self, storage: Storage, *published: Withdraws) -> None:
         self.inner = storage
         self._published = published
 
@@ -64,7 +64,7 @@ class PublishingStorage:
             user, person, model = match["user"], match["person"], match["model"]
             parts = [part for part in (user, person, model and f"{model}.tar.gz") if part]
             try:
-                gone = self._published.withdraw("/".join(parts))
+                gone = sum(place.withdraw("/".join(parts)) for place in self._published)
             except EngineError as fault:
                 raise BackendError(f"Published models could not be erased: {fault}") from fault
         return gone + self.inner.delete_prefix(prefix)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from tests.aws.server import AwsServer
     from tests.aws.server.comprehend import Comprehend
     from tests.aws.server.rekognition import Rekognition
-    from tests.aws.server.sagemaker import Quotas, SageMaker, Scaling
+    from tests.aws.server.sagemaker import SageMaker
+    from tests.aws.server.scaling import Quotas, Scaling
 
 
 @dataclass
@@ -103,7 +104,7 @@ def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
     from studio.storage.s3 import make_bucket
 
-    for name in ("S3", "KMS", "STS"):
+    for name in ("S3", "KMS", "STS", "CLOUDWATCH"):
         monkeypatch.setenv(f"AWS_ENDPOINT_URL_{name}", s3_url)
     if "AWS_ACCESS_KEY_ID" not in os.environ or os.environ["AWS_ACCESS_KEY_ID"] != "testing":
         point_boto3_at(monkeypatch, s3_url)
@@ -147,8 +148,11 @@ class Cloud:
 @pytest.fixture
 def cloud(aws: Aws, bucket: str, s3_url: str) -> Iterator[Cloud]:
     """Everything this product uses of AWS, with images that run programs of this repository."""
+    import boto3
+
     from tests.aws.server.bucket import Bucket
-    from tests.aws.server.sagemaker import Quotas, SageMaker, Scaling
+    from tests.aws.server.sagemaker import SageMaker
+    from tests.aws.server.scaling import Quotas, Scaling
 
     image = str(Path(__file__).parent / "server" / "image.py")
     sagemaker = SageMaker(
@@ -160,7 +164,10 @@ def cloud(aws: Aws, bucket: str, s3_url: str) -> Iterator[Cloud]:
             ],
         },
     )  # fmt: skip
-    scaling, quotas = Scaling(), Quotas()
+    alarms = boto3.client("cloudwatch", endpoint_url=s3_url)
+    for alarm in alarms.describe_alarms()["MetricAlarms"]:  # moto's server outlives a test
+        alarms.delete_alarms(AlarmNames=[alarm["AlarmName"]])
+    scaling, quotas = Scaling(sagemaker.endpoints, alarms), Quotas()
     aws.server.add("SageMaker", sagemaker)
     aws.server.add("AnyScaleFrontendService", scaling)
     aws.server.add("ServiceQuotasV20190624", quotas)

@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.endpoint import EndpointEngine, EndpointFault, EndpointSettings, WarmingUp
+from serving.endpoint import EndpointEngine
 from serving.errors import AdapterRefused, EngineError, OutOfMemory, RequestRefused
-from serving.hosting import EndpointPlan, Hosting, HostingError
+from serving.hosting import Hosting
 from serving.local import LocalEngine
 from serving.payloads import parse
+from serving.plans import EndpointPlan, HostingError
+from serving.published import EndpointSettings
 from serving.request import GenerationRequest
+from serving.sagemaker import EndpointFault, WarmingUp, explain
 
 ROLE = "arn:aws:iam::123456789012:role/avatar-endpoint"
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/avatar-endpoint:1"
@@ -35,7 +38,11 @@ def plan(cloud, **changes):
 
 @pytest.fixture
 def hosting(cloud):
-    return Hosting(boto3.client("sagemaker"), boto3.client("application-autoscaling"))
+    return Hosting(
+        boto3.client("sagemaker"),
+        boto3.client("application-autoscaling"),
+        boto3.client("cloudwatch"),
+    )
 
 
 def container(base):
@@ -116,10 +123,9 @@ def test_an_endpoint_draws_what_the_engine_here_draws(engine, cloud, base, peopl
 
     # cold start: the runtime says "not ready" for a while
     said = []
-    engine._tell = said.append
     cloud.endpoints.cold_s = 1.2
     fresh = asked(folders[0], 5)
-    assert len(list(engine.generate([fresh]))) == 1
+    assert len(list(engine.generate([fresh], on_wait=said.append))) == 1
     assert said and "made ready" in said[0]
     cloud.endpoints.cold_s = 1e6
     impatient = EndpointEngine(settings(cloud, base, warm_up_s=1.0))
@@ -205,8 +211,6 @@ def answer(**changes):
 
 
 def test_the_containers_answers_become_the_engines_errors():
-    from serving.endpoint import explain
-
     kinds = {507: OutOfMemory, 503: EndpointFault, 404: EndpointFault, 413: RequestRefused,
              400: RequestRefused, 500: EndpointFault}  # fmt: skip
     for status, kind in kinds.items():

@@ -171,8 +171,8 @@ def test_places_follow_from_the_storage_or_are_asked_for(tmp_path):
 
 
 def test_erasing_from_storage_withdraws_what_was_published(cloud, tmp_path):
-    settings = Settings(storage=f"s3://{cloud.bucket}/studio", home=tmp_path)
-    storage = PublishingStorage(LocalStorage(tmp_path / "storage"), published(settings))
+    settings = Settings(storage=f"s3://{cloud.bucket}/studio", home=tmp_path, engine="endpoint")
+    storage = PublishingStorage(LocalStorage(tmp_path / "storage"), *published(settings))
     s3 = boto3.client("s3")
     names = ("u1/p1/m1.tar.gz", "u1/p1/m2.tar.gz", "u1/p2/m3.tar.gz", "u11/p1/m1.tar.gz")
     for name in names:

@@ -50,10 +50,14 @@ class Endpoint:
     loaded: OrderedDict[str, str] = field(default_factory=OrderedDict)
     loading: dict[str, float] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
+    instances: int = 1
+    deleted: bool = False
 
 
 class Endpoints:
-    """The control plane's part on serving. `cold_s` is how long a model's first load takes."""
+    """The control plane's part on serving. `cold_s` is how long a model's first load takes;
+    `may_wake` says whether an endpoint without an instance gets one when something waits.
+    """
 
     def __init__(self, bucket: Bucket, programs: dict[str, ContainerProgram]) -> None:
         self.bucket = bucket
@@ -65,6 +69,23 @@ class Endpoints:
         self.failures: list[str] = []
         self.cold_s = 0.0
         self.timeout_s = 60.0
+        self.may_wake: Callable[[str], bool] = lambda name: False
+
+    def asynchronous(self, endpoint: Endpoint) -> bool:
+        return "AsyncInferenceConfig" in self.configs[endpoint.config]
+
+    def to_zero(self, name: str) -> None:
+        """Take the last instance away."""
+        endpoint = self.endpoints[name]
+        endpoint.instances = 0
+        self._stop(endpoint)
+
+    def wake(self, endpoint: Endpoint) -> None:
+        """Bring an instance up, if something would and there is none."""
+        with endpoint.lock:
+            if not endpoint.instances and self.may_wake(endpoint.name):
+                endpoint.instances = 1
+                self._start(endpoint)
 
     # --- control plane -----------------------------------------------------------------------
 
@@ -86,6 +107,11 @@ class Endpoints:
         name = parameters["EndpointConfigName"]
         if name in self.configs:
             raise Refused("ValidationException", f"Cannot create existing configuration {name!r}.")
+        output = parameters.get("AsyncInferenceConfig", {}).get(
+            "OutputConfig", {"S3OutputPath": "s3://x"}
+        )
+        if not output.get("S3OutputPath", "").startswith("s3://"):
+            raise Refused("ValidationException", "AsyncInferenceConfig needs an S3OutputPath")
         for variant in parameters["ProductionVariants"]:
             if variant.get("ModelName") not in self.models:
                 raise Refused("ValidationException", f"Could not find model {variant}.")
@@ -94,6 +120,9 @@ class Endpoints:
             multi = self.models[variant["ModelName"]].get("Mode") == "MultiModel"
             if multi and parameters.get("AsyncInferenceConfig"):
                 raise Refused("ValidationException", "asynchronous inference is single-model only")
+            family = variant["InstanceType"].removeprefix("ml.").partition(".")[0]
+            if multi and family[0] in "gp" and family not in ("p2", "p3", "g4dn", "g5"):
+                raise Refused("ValidationException", f"multi-model endpoints have no {family}")
         self.configs[name] = parameters
         return {
             "EndpointConfigArn": f"arn:aws:sagemaker:us-east-1:{ACCOUNT}:endpoint-config/{name}"
@@ -135,7 +164,9 @@ class Endpoints:
             "FailureReason": endpoint.reason,
             "CreationTime": endpoint.created,
             "LastModifiedTime": datetime.now(UTC),
-            "ProductionVariants": [{"VariantName": "AllTraffic", "CurrentInstanceCount": 1}],
+            "ProductionVariants": [
+                {"VariantName": "AllTraffic", "CurrentInstanceCount": endpoint.instances}
+            ],
         }
 
     def describe_config(self, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -168,6 +199,7 @@ class Endpoints:
         if endpoint.status in ("Creating", "Updating"):
             raise Refused("ValidationException", f"Cannot delete in {endpoint.status} state")
         self._stop(endpoint)
+        endpoint.deleted = True
         del self.endpoints[endpoint.name]
         return {}
 
@@ -274,7 +306,14 @@ class Endpoints:
     # --- runtime -----------------------------------------------------------------------------
 
     def invoke(
-        self, name: str, body: bytes, headers: dict[str, str], target: str | None
+        self,
+        name: str,
+        body: bytes,
+        headers: dict[str, str],
+        target: str | None,
+        *,
+        later: bool = False,
+        timeout_s: float | None = None,
     ) -> tuple[bytes, dict[str, str]]:
         """A container's answer, or the refusal that the runtime would give."""
         endpoint = self.endpoints.get(name)
@@ -284,15 +323,17 @@ class Endpoints:
             raise Refused("ValidationError", f"Endpoint {name} is {endpoint.status}")
         definition = self.container(endpoint)
         multi = definition.get("Mode") == "MultiModel"
+        if self.asynchronous(endpoint) and not later:
+            raise Refused("ValidationError", f"Endpoint {name} is asynchronous")
         if multi != (target is not None):
             raise Refused("ValidationError", "TargetModel is for multi-model endpoints, and needed")
-        if len(body) > MAX_BODY:
+        if len(body) > (1 << 30 if later else MAX_BODY):
             raise Refused("ValidationError", f"the body has {len(body)} bytes", 413)
         path = "/invocations"
         if target is not None:
             path = f"/models/{self._load(endpoint, definition, target)}/invoke"
             headers = {**headers, "X-Amzn-SageMaker-Target-Model": target}
-        status, answer, back = self._ask(endpoint, path, body, headers)
+        status, answer, back = self._ask(endpoint, path, body, headers, timeout_s)
         if status == 507 and target is not None:
             self._evict(endpoint, keep=target)
             status, answer, back = self._ask(endpoint, path, body, headers)
@@ -300,13 +341,20 @@ class Endpoints:
             self._evict(endpoint, keep="")
         if status != 200:
             raise _model_error(status, answer.decode(errors="replace")[:1000])
-        if len(answer) > MAX_BODY:
+        if len(answer) > (1 << 30 if later else MAX_BODY):
             raise _model_error(500, f"the response has {len(answer)} bytes, over {MAX_BODY}")
         return answer, back
 
-    def _ask(self, endpoint: Endpoint, path: str, body: bytes, headers: dict[str, str]) -> Any:
+    def _ask(
+        self,
+        endpoint: Endpoint,
+        path: str,
+        body: bytes,
+        headers: dict[str, str],
+        timeout_s: float | None = None,
+    ) -> Any:
         try:
-            return self._http(endpoint, "POST", path, body, headers, self.timeout_s)
+            return self._http(endpoint, "POST", path, body, headers, timeout_s or self.timeout_s)
         except TimeoutError:
             raise _model_error(
                 0, "Your invocation timed out while waiting for a response"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import re
-import threading
 import urllib.parse
 import uuid
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from typing import Any
 from tests.aws.server.bucket import Bucket
 from tests.aws.server.endpoints import ContainerProgram, Endpoints
 from tests.aws.server.jobs import Program, TrainingJobs
+from tests.aws.server.queue import Queue
 from tests.aws.server.shapes import Refused, operation_model, read
 from tests.aws.server.wire import Reply
 
@@ -33,6 +34,7 @@ class SageMaker:
     ) -> None:
         self.jobs = TrainingJobs(bucket, programs or {})
         self.endpoints = Endpoints(bucket, containers or {})
+        self.queue = Queue(self.endpoints, bucket)
         self.hub = hub or {}
         self.bucket = bucket
 
@@ -125,31 +127,13 @@ class SageMaker:
         )
 
     def _invoke_later(self, name: str, parameters: dict[str, Any], body: bytes) -> Reply:
-        endpoint = self.endpoints.endpoints.get(name)
-        if endpoint is None:
-            raise Refused("ValidationError", f"Endpoint {name} not found.")
-        output = self.endpoints.configs[endpoint.config].get("AsyncInferenceConfig")
-        if output is None:
-            raise Refused("ValidationError", f"Endpoint {name} is not asynchronous.")
-        place = output["OutputConfig"]["S3OutputPath"].rstrip("/")
-        failed = output["OutputConfig"].get("S3FailurePath", place).rstrip("/")
-        ident = str(uuid.uuid4())
+        ident = parameters.get("InferenceId") or str(uuid.uuid4())
+        output, failure = self.queue.enqueue(name, ident, parameters, body)
         headers = {
-            "X-Amzn-SageMaker-OutputLocation": f"{place}/{ident}.out",
-            "X-Amzn-SageMaker-FailureLocation": f"{failed}/{ident}-error.out",
+            "X-Amzn-SageMaker-OutputLocation": output,
+            "X-Amzn-SageMaker-FailureLocation": failure,
         }
-
-        def work() -> None:
-            try:
-                content = body or self.bucket.read(parameters["InputLocation"])
-                kind = parameters.get("ContentType", "application/octet-stream")
-                answer, _ = self.endpoints.invoke(name, content, {"Content-Type": kind}, None)
-                self.bucket.write(f"{place}/{ident}.out", answer)
-            except (Refused, KeyError) as error:
-                self.bucket.write(f"{failed}/{ident}-error.out", str(error).encode())
-
-        threading.Thread(target=work, daemon=True).start()
-        return Reply(202, b'{"InferenceId": "' + ident.encode() + b'"}', headers)
+        return Reply(202, json.dumps({"InferenceId": ident}).encode(), headers)
 
 
 def _from_headers(
@@ -168,54 +152,3 @@ def _from_headers(
     except Refused as refused:
         status = 413 if "length less" in refused.message and "Body" in refused.message else 400
         raise Refused("ValidationError", refused.message, status) from refused
-
-
-class Scaling:
-    """Application Auto Scaling, as far as endpoints need it."""
-
-    name = "application-autoscaling"
-
-    def __init__(self) -> None:
-        self.targets: dict[str, dict[str, Any]] = {}
-        self.policies: dict[str, dict[str, Any]] = {}
-
-    def answer(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        place = parameters.get("ResourceId", "")
-        if operation == "RegisterScalableTarget":
-            self.targets[place] = parameters
-            return {}
-        if operation == "DescribeScalableTargets":
-            wanted = parameters.get("ResourceIds") or list(self.targets)
-            found = [self.targets[name] for name in wanted if name in self.targets]
-            return {"ScalableTargets": found}
-        if operation not in ("PutScalingPolicy", "DeregisterScalableTarget"):
-            raise Refused("UnknownOperationException", operation)
-        if place not in self.targets:
-            raise Refused("ObjectNotFoundException", f"No scalable target registered for {place}")
-        if operation == "PutScalingPolicy":
-            self.policies[place] = parameters
-            return {"PolicyARN": "arn:aws:autoscaling:us-east-1:1:policy", "Alarms": []}
-        del self.targets[place]
-        return {}
-
-
-class Quotas:
-    """Service Quotas: how many instances of a kind an account may use."""
-
-    name = "service-quotas"
-
-    def __init__(self, quotas: dict[str, float] | None = None) -> None:
-        self.quotas = quotas or {}
-
-    def answer(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        if operation != "ListServiceQuotas" or parameters["ServiceCode"] != "sagemaker":
-            raise Refused("NoSuchResourceException", operation)
-        names = sorted(self.quotas)
-        begin = int(parameters.get("NextToken", 0))
-        return {
-            "Quotas": [
-                {"QuotaName": name, "QuotaCode": "L-1", "Value": self.quotas[name]}
-                for name in names[begin : begin + 3]
-            ],
-            "NextToken": str(begin + 3) if begin + 3 < len(names) else None,
-        }
