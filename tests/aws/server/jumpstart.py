@@ -18,6 +18,7 @@ MODEL = "model-txt2img-stabilityai-stable-diffusion-v2-1-base"
 INFERENCE_ONLY = "model-txt2img-stabilityai-stable-diffusion-v2-fp16"
 UPSCALER = "model-upscaling-stabilityai-stable-diffusion-x4-upscaler-fp16"
 PREFIX = "jumpstart-cache"
+IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/jumpstart:1"
 
 DEFAULTS = {
     "epochs": "20", "max_steps": "None", "batch_size": "1", "with_prior_preservation": "False",
@@ -40,9 +41,7 @@ def document(bucket: str, *, trainable: bool = True) -> dict[str, Any]:
         "DefaultTrainingInstanceType": "ml.g4dn.2xlarge",
         "SupportedTrainingInstanceTypes": ["ml.g4dn.2xlarge", "ml.g5.2xlarge", "ml.p3.2xlarge"],
         "TrainingInstanceTypeVariants": {
-            "Aliases": {
-                "gpu_ecr_uri_1": "123456789012.dkr.ecr.us-east-1.amazonaws.com/jumpstart:1"
-            },
+            "Aliases": {"gpu_ecr_uri_1": IMAGE},
             "Variants": {
                 family: {"Properties": {"ImageUri": "$gpu_ecr_uri_1"}}
                 for family in ("g4dn", "g5", "p3")
@@ -84,8 +83,9 @@ def main(root: Path) -> int:
     assert "sks" in info["instance_prompt"]
     assert photos and all(Image.open(path).size == (512, 512) for path in photos)
     assert (data / "code" / "sourcedir.tar.gz").is_file()
-    assert json.loads(values["sagemaker_submit_directory"]).endswith("/code/sourcedir.tar.gz")
-    assert json.loads(values["sagemaker_program"]) == "transfer_learning.py"
+    if not (data / "sm_drivers").is_dir():  # with them AWS's SDK starts the script by itself
+        assert json.loads(values["sagemaker_submit_directory"]).endswith("/code/sourcedir.tar.gz")
+        assert json.loads(values["sagemaker_program"]) == "transfer_learning.py"
     steps = int(values["max_steps"])
     for path in sorted((data / "model").rglob("*")):
         target = root / "model" / path.relative_to(data / "model")
