@@ -15,7 +15,7 @@ import typer
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from moderation import bulk, decisions
+from moderation import bulk, decisions, fetching
 from moderation.aws import ServiceFault
 from moderation.policy import PolicyError, load_policy
 from moderation.verdict import Decision, Finding, Reason, Stage
@@ -27,7 +27,7 @@ from studio.gate import Decoded, Gate, NotDecoded
 from studio.listing import make_folder
 from studio.parts import Parts, opened
 from studio.records import now
-from studio.settings import Settings
+from studio.settings import Settings, read_settings
 from studio.statistics import moderation_statistics
 
 app = typer.Typer(help="The checks of the page, for files, folders and past decisions.")
@@ -134,6 +134,48 @@ def photos(
         rows = [{"file": row["file"], "decision": row["decision"], "reasons": row["reasons"],
                  "done": row["done"]} for row in (one.row() for one in found)]  # fmt: skip
         output.result({"report": str(report), "photos": rows}, _code(decided))
+
+
+@app.command()
+def checks(as_json: Json = False) -> None:
+    """List the picture checks, which are here, and which one is used and why."""
+    with reporting(as_json) as output, opened() as parts:
+        used, _, reason = parts.moderation.capabilities()["pictures"].partition(": ")
+        rows = [
+            {"id": model.id, "name": model.name, "licence": model.licence,
+             "available": model.there(parts.settings.home)}
+            for model in fetching.listed().values()
+        ]  # fmt: skip
+        output.table(
+            ("ID", "HERE", "LICENCE", "NAME"),
+            [(r["id"], "yes" if r["available"] else "-", r["licence"], r["name"]) for r in rows],
+        )
+        output.words(f"Used: {used} ({reason}).")
+        output.result({"used": used, "reason": reason, "checks": rows})
+
+
+@app.command()
+def fetch(check_id: Annotated[str, typer.Argument(metavar="ID")], as_json: Json = False) -> None:
+    """Download a picture check. An interrupted download goes on where it stopped."""
+    with reporting(as_json) as output:
+        known, home = fetching.listed(), read_settings().home
+        if check_id not in known:
+            raise UserError(
+                f"There is no picture check {check_id!r}.", f"Known: {', '.join(known)}."
+            )
+        model = known[check_id]
+        output.words(f"{model.name} is licensed under {model.licence}: {model.licence_url}")
+        columns = (*Progress.get_default_columns()[:2], TimeRemainingColumn())
+        with Progress(*columns, console=output.errors, disable=as_json) as progress:
+            task = progress.add_task(model.id, total=None)
+            try:
+                folder = fetching.fetch(
+                    model, home, lambda done, all: progress.update(task, completed=done, total=all)
+                )
+            except fetching.FetchFailed as fault:
+                raise BackendError(str(fault)) from fault
+        output.words(f"It is in {folder} and used from the next start on.")
+        output.result({"check": model.id, "folder": str(folder)})
 
 
 @app.command("what-if")

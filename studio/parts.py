@@ -16,6 +16,7 @@ from diffusion.bases import BaseError, Bases, registry
 from moderation.chain import Moderation, ModerationConfig
 from moderation.chain import build as build_moderation
 from moderation.decisions import Evidence
+from moderation.fetching import fetched
 from prompts.catalog import StyleError, Styles, load_styles
 from studio.accounts import signing_key
 from studio.aws_parts import jumpstart_trainer, published, sagemaker_trainer
@@ -161,7 +162,7 @@ def _storage(settings: Settings) -> Storage:
 
 def _moderation(settings: Settings, bases: Bases) -> ModerationConfig:
     checkers = [
-        base.folder / "safety_checker"
+        base.folder
         for base in bases.list()
         if (base.folder / "safety_checker").is_dir() and bases.available(base.id)
     ]
@@ -176,6 +177,7 @@ def _moderation(settings: Settings, bases: Bases) -> ModerationConfig:
         comprehend_classifier_arn=settings.aws_classifier_arn or None,
         recognize_celebrities=settings.aws_celebrities,
         safety_checker=checkers[0] if checkers else None,
+        classifier=fetched(settings.home),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from moderation import decisions
+from moderation import decisions, fetching
 from moderation.chain import PromptRequest
 from moderation.policy import SHIPPED
 from moderation.verdict import Decision, Stage
@@ -19,6 +19,7 @@ from studio.cli import app
 from studio.parts import opened
 from studio.sample import sample_photos
 from studio.settings import Settings
+from tests.tiny_bases import tiny_base
 
 DONE, FAILED, USAGE, REFUSED, UNCHECKED = range(5)
 TEXTS = ["a portrait in a garden", "naked person, nsfw", "a knight in armour"]
@@ -223,3 +224,27 @@ def test_a_classifier_from_the_corpus_to_an_endpoint_and_gone(run, cloud, monkey
     bad.write_text('{"label": "x"}')
     code, told = run("train-classifier", "--version", "v3", "--in", bad)
     assert code == FAILED and "Line 1" in told["error"]["message"]
+
+
+def test_the_picture_checks_are_listed_with_the_one_that_is_used(run, monkeypatch, tmp_path):
+    code, told = run("checks")
+    assert (code, told["used"]) == (DONE, "basic")
+    assert [(c["id"], c["licence"], c["available"]) for c in told["checks"]] == [
+        ("falconsai", "Apache-2.0", False)
+    ]
+    base = tiny_base(tmp_path / "bases" / "own", "starter")
+    (base / "safety_checker").mkdir()
+    (base / "safety_checker" / "config.json").write_text("{}")
+    monkeypatch.setenv("AVATAR_BASES_FILE", str(tmp_path / "bases"))
+    code, told = run("checks")
+    assert told["used"] == "safety-checker" and "own" in told["reason"]
+    model = fetching.listed()["falconsai"]
+    folder = model.folder(tmp_path / "home")
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / fetching.RECORD).write_text(json.dumps({"revision": model.revision}))
+    assert run("checks")[1]["used"] == "classifier"
+    code, told = run("fetch", "nothing")
+    assert code == USAGE and "falconsai" in told["error"]["hint"]
+    code, told = run("fetch", "falconsai")
+    assert (code, told["folder"]) == (DONE, str(folder)), "it is there"
