@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks import starter_people
+from benchmarks import starter_people, starter_portrait
 from training.starter import evaluate, probe, recipe
 from training.starter.persona import held_out_people
 
@@ -27,6 +27,7 @@ diffusers: Any = stock  # its classes are not fully typed
 MODEL = Path("models/starter-1")
 SEEDS = (1, 2, 3)
 GRID_PEOPLE = 10
+PARTS = ("attributes", "people", "portrait")
 
 
 def main() -> None:
@@ -38,23 +39,28 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/starter"))
     parser.add_argument("--grids", type=Path, help="folder for grids (WebP)")
     parser.add_argument("--people", type=int, default=10, help="held-out people to learn")
-    parser.add_argument("--only", choices=("attributes", "people"), help="one of the two parts")
+    parser.add_argument("--only", choices=PARTS, help="one of the parts")
     given = parser.parse_args()
     seeds = SEEDS[:1] if given.quick else SEEDS
     shipped = recipe.load()
     given.work.mkdir(parents=True, exist_ok=True)
     judge = probe.train(shipped, given.work, shipped.probe.reporting_seed)
     figures: dict[str, Any] = {"model": given.model.name, "seeds": len(seeds)}
-    if given.only != "people":
+    if given.only in (None, "attributes"):
         figures["attributes"] = attributes(given, judge, seeds)
         if given.grids:
             write_grids(given.model, given.grids)
-    if given.only != "attributes":
+    if given.only in (None, "people"):
         people = held_out_people()[: 1 if given.quick else given.people]
         learned = starter_people.measure(given.model, people, seeds, judge, given.work, given.grids)
         print(starter_people.as_table(learned))
         figures["people"] = [asdict(row) for row in learned]
         figures |= starter_people.summary(learned)
+    if given.only in (None, "portrait"):
+        vae = load(given.model).vae
+        found = starter_portrait.measure(given.model, vae, judge, seeds[0], given.work)
+        print(starter_portrait.as_table(found))
+        figures["portrait"] = asdict(found)
     print(json.dumps(figures))
 
 

@@ -89,12 +89,12 @@ def _one(
     folder: Path,
 ) -> Measured:
     photos = _photos(person, folder / "photos")
-    adapter, seconds = _learned(base, photos, seed, folder)
-    drawn = {style: _draw(engine, adapter, TOKEN, style, seed) for style in DRAWN_STYLES}
-    photo_like = _draw(engine, adapter, TOKEN, "photo", seed)
-    after = {style: _draw(engine, adapter, CLASS, style, seed) for style in DRAWN_STYLES}
-    before = {style: _draw(engine, None, CLASS, style, seed) for style in DRAWN_STYLES}
-    control = {style: _draw(engine, None, TOKEN, style, seed) for style in DRAWN_STYLES}
+    adapter, seconds = learned(base, photos, seed, folder)
+    drawn = {style: draw(engine, adapter, TOKEN, style, seed) for style in DRAWN_STYLES}
+    photo_like = draw(engine, adapter, TOKEN, "photo", seed)
+    after = {style: draw(engine, adapter, CLASS, style, seed) for style in DRAWN_STYLES}
+    before = {style: draw(engine, None, CLASS, style, seed) for style in DRAWN_STYLES}
+    control = {style: draw(engine, None, TOKEN, style, seed) for style in DRAWN_STYLES}
     wanted = [case for case in evaluate.cases([person]) if case.scene.style in DRAWN_STYLES]
     true = {c.scene.style: evaluate.renders([c] * 2, drawn["manga"].shape[1]) for c in wanted}
     shown = np.concatenate([_small(photos), photo_like, *drawn.values(), after["manga"]])
@@ -104,12 +104,12 @@ def _one(
         person=number,
         seed=seed,
         seconds=seconds,
-        hair=_off(judge, drawn, "hair_colour", person.hair_colour),
-        skin=_off(judge, drawn, "skin", person.skin),
-        class_hair=_off(judge, after, "hair_colour", person.hair_colour),
-        before_hair=_off(judge, before, "hair_colour", person.hair_colour),
-        control_hair=_off(judge, control, "hair_colour", person.hair_colour),
-        render_hair=_off(judge, true, "hair_colour", person.hair_colour),
+        hair=off(judge, drawn, "hair_colour", person.hair_colour),
+        skin=off(judge, drawn, "skin", person.skin),
+        class_hair=off(judge, after, "hair_colour", person.hair_colour),
+        before_hair=off(judge, before, "hair_colour", person.hair_colour),
+        control_hair=off(judge, control, "hair_colour", person.hair_colour),
+        render_hair=off(judge, true, "hair_colour", person.hair_colour),
         attributes=_kept(judge, drawn, person),
         render_attributes=_kept(judge, true, person),
         leak=max(0.0, float(np.mean(near))),
@@ -127,7 +127,7 @@ def _photos(person: Person, folder: Path) -> list[Path]:
     return files
 
 
-def _learned(base: BaseRef, photos: list[Path], seed: int, folder: Path) -> tuple[Path, float]:
+def learned(base: BaseRef, photos: list[Path], seed: int, folder: Path) -> tuple[Path, float]:
     """Train with the shipped recipe, or take the finished run -> adapter folder, seconds."""
     run = folder / "run"
     request = TrainingRequest(
@@ -148,7 +148,7 @@ def _learned(base: BaseRef, photos: list[Path], seed: int, folder: Path) -> tupl
     return trained.folder, trained.seconds
 
 
-def _draw(engine: LocalEngine, adapter: Path | None, who: str, style: str, seed: int) -> np.ndarray:
+def draw(engine: LocalEngine, adapter: Path | None, who: str, style: str, seed: int) -> np.ndarray:
     prompt = f"a photo of {who}" if style == "photo" else f"a portrait of {who}, {style} style"
     requests = [
         GenerationRequest(
@@ -170,7 +170,7 @@ def _pairs(
     return [(one[style], other[style]) for style in one]
 
 
-def _off(
+def off(
     judge: probe.Judge, drawn: dict[str, np.ndarray], name: str, colour: str
 ) -> dict[str, float]:
     """Mean delta E to a colour in every style."""

@@ -51,8 +51,7 @@ and the sample person.
 autoencoder {vae_steps} steps in {vae_seconds:.0f} s, decoder alone {decoder_steps} steps in
 {decoder_seconds:.0f} s, UNet and text encoder {unet_steps} steps of {batch} in
 {unet_seconds:.0f} s, on one CPU core ({machine}). Budgets are in seconds, so another machine
-reaches other numbers of steps. Mixes and rates were changed while this run went on; `recipe.toml`
-records them as shares of the run, so a new run reaches weights like these, not the same bits.
+reaches other numbers of steps and weights like these, not the same bits. {start}
 
 **Versions**: {versions}.
 
@@ -88,9 +87,17 @@ def write(recipe: Recipe, folder: Path, reached: dict[str, Any], parameters: int
         unet_seconds=reached["denoiser"]["seconds"],
         batch=sum(recipe.denoiser.mix(0).counts.values()),
         machine=platform.machine(),
+        start=_start(recipe),
         versions=", ".join(f"{name} {version(name)}" for name in PACKAGES),
     )
     (folder / "README.md").write_text(text, "utf-8")
+
+
+def _start(recipe: Recipe) -> str:
+    earlier = recipe.denoiser.start
+    if earlier is None:
+        return "The UNet began with random weights."
+    return f"The UNet went on from `{earlier.name}`; its attention to text began anew."
 
 
 def _commit() -> str:

@@ -222,8 +222,10 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
     lesson = reading.Lesson({kind: e.tokens for kind, e in every.items()}, recipe)
     state, average = checkpoint.restore(file), copy.deepcopy(nets)
     if state is None:
+        if shape.start:
+            _go_on_from(shape.start, nets.unet)
         lesson.teach(nets.text, recipe, steps)
-        average.text.load_state_dict(nets.text.state_dict())
+        average.restore(nets.state())
     weights = [*nets.parameters(), *lesson.heads.parameters()]
     optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
     clock = checkpoint.Clock(shape.seconds, 0.0, 0, steps)
@@ -266,6 +268,13 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
     keep()
     checkpoint.raise_if_stopped()
     return average
+
+
+def _go_on_from(folder: Path, unet: Any) -> None:
+    """Take every weight of an earlier UNet that does not look at text."""
+    earlier = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").float()
+    kept = {name: w for name, w in earlier.state_dict().items() if ".attn2." not in name}
+    unet.load_state_dict(kept, strict=False)
 
 
 @torch.no_grad()

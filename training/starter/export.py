@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def export(recipe: Recipe, work: Path) -> Path:
     parts = (made.vae, made.text_encoder, made.unet)
     parameters = sum(weight.numel() for part in parts for weight in part.parameters())
     made.to(torch.float16).save_pretrained(folder, max_shard_size="39MB")
+    _forget_where(folder)
     states = {name: checkpoint.restore(work / f"{name}.pt") for name in TRAINED}
     reached = {name: state or {"step": 0, "seconds": 0.0} for name, state in states.items()}
     card.write(recipe, folder, reached, parameters)
@@ -63,3 +65,11 @@ def export(recipe: Recipe, work: Path) -> Path:
         raise ValueError(f"the exported model has {size:.1f} MB, the limit is {LIMIT_MB}")
     print(f"{folder}: {size:.1f} MB", flush=True)
     return folder
+
+
+def _forget_where(folder: Path) -> None:
+    """Take the name of the folder that a part was loaded from out of its config."""
+    for file in folder.rglob("config.json"):
+        config = json.loads(file.read_text("utf-8"))
+        if config.pop("_name_or_path", None):
+            file.write_text(json.dumps(config, indent=2) + "\n", "utf-8")

@@ -65,8 +65,13 @@ class Mix(Part):
 
 
 class DenoiserRecipe(Part):
-    """Shape and training of the UNet and its text encoder."""
+    """Shape and training of the UNet and its text encoder.
 
+    `start` is the folder of an earlier starter whose UNet is trained on; only its attention to
+    text begins anew, because the text encoder does.
+    """
+
+    start: Path | None = None
     channels: tuple[int, int, int]
     groups: int
     text_width: int
