@@ -56,7 +56,11 @@ class SetStatus:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a training would take: steps, seconds of work, runs ahead in line, and on which base."""
+    """What a training would take: steps, seconds of work, runs ahead in line, and on which base.
+
+    `dollars` is what AWS would charge, where it trains there and the price is known; `cost` says
+    what that is based on.
+    """
 
     steps: int
     seconds: float
@@ -65,6 +69,8 @@ class Estimate:
     base_name: str
     reason: str
     warning: str = ""
+    dollars: float | None = None
+    cost: str = ""
 
 
 @dataclass(frozen=True)

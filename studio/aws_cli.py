@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -12,9 +12,12 @@ from studio import aws as aws_room
 from studio.async_cli import app as async_app
 from studio.async_cli import hosting_errors
 from studio.console import FAILED, reporting
+from studio.costs import cost_words
 from studio.costs import costs as cost_sheet
-from studio.errors import BackendError
+from studio.costs import training as training_cost
+from studio.errors import BackendError, UserError
 from studio.settings import Settings, read_settings
+from training.request import Family
 
 app = typer.Typer(
     help="AWS: is it ready, its bases, its endpoint, its costs.", no_args_is_help=True
@@ -78,15 +81,35 @@ def costs(
 ) -> None:
     """Print the cost sheet: an estimate from dated prices, not an offer."""
     with reporting(as_json) as output:
-        sheet = cost_sheet(
-            _settings(), endpoint_instance=endpoint_instance, steps=steps, prices=prices
-        )
+        settings = _settings()
+        if prices is not None:
+            settings = settings.model_copy(update={"aws_prices_file": prices})
+        sheet = cost_sheet(settings, endpoint_instance=endpoint_instance, steps=steps)
         output.words(f"Estimates in US dollars, {sheet['region']}, prices of {sheet['date']}.")
         for line in sheet["costs"]:
             output.words(
                 f"{line['dollars']:>10.4f}  per {line['unit']}: {line['what']} ({line['how']})"
             )
         output.result(sheet)
+
+
+@app.command()
+def estimate(
+    steps: Annotated[int, typer.Option(help="Steps of the training.")] = 850,
+    family: Annotated[str, typer.Option(help="starter, sd15, sd21 or sdxl.")] = "sd21",
+    people: Annotated[int, typer.Option(help="People who share the job, 1 to 10.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Say how long a training at AWS takes and what it costs a person."""
+    with reporting(as_json) as output:
+        if family not in get_args(Family) or not 1 <= people <= 10:
+            raise UserError(
+                f"There is no estimate for {people} people on a base of family “{family}”.",
+                f"Choose 1 to 10 people and one of {', '.join(get_args(Family))}.",
+            )
+        cost = training_cost(_settings(), steps, family, people)
+        output.words(cost_words(cost))
+        output.result({"estimate": {"steps": steps, "people": people, **asdict(cost)}})
 
 
 @endpoint_app.command("create")

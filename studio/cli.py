@@ -21,6 +21,8 @@ from studio import accounts, aws_cli, extract_cli, moderation_cli, styles_cli
 from studio import doctor as doctor_room
 from studio.actions import Quality, Shape
 from studio.console import FAILED, REFUSED, UNCHECKED, USAGE, Output, follow, reporting, run_failed
+from studio.costs import cost_words
+from studio.costs import training as training_cost
 from studio.errors import BackendError, UserError
 from studio.listing import (
     avatar_row,
@@ -205,6 +207,10 @@ def train(
         if status.missing or status.excess:
             print_photos(output, photos, status)
         parts.studio.consent(user_id, person.id)
+        if parts.settings.trainer != "local":
+            found = parts.studio.estimate(user_id, set_id, cast(Quality, quality), base)
+            family = parts.bases.get(found.base_id).family
+            output.words(cost_words(training_cost(parts.settings, steps or found.steps, family)))
         run = parts.studio.train(
             user_id, set_id, name=name, quality=cast(Quality, quality), base_id=base, steps=steps,
             seed=seed,

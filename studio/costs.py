@@ -24,17 +24,24 @@ class Cost:
     how: str
 
 
-def costs(
-    settings: Settings, *, endpoint_instance: str, steps: int = 0, prices: Path | None = None
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TrainingCost:
+    """What one person's training takes at AWS, start included, and costs when it has a job alone.
+
+    `dollars` is None where no price is known; `how` says on what both are based.
+    """
+
+    seconds: float
+    dollars: float | None
+    how: str
+
+
+def costs(settings: Settings, *, endpoint_instance: str, steps: int = 0) -> dict[str, Any]:
     """The cost sheet: per person, per picture, per prompt, and what idles cost by the hour.
 
     Raises `BackendError` when the price file cannot be read or lacks an instance.
     """
-    try:
-        table = tomllib.loads((prices or PRICES).read_text("utf-8"))
-    except (OSError, ValueError) as fault:
-        raise BackendError(f"The prices cannot be read: {fault}") from fault
+    table = _table(settings)
     lines = list(_lines(settings, table, endpoint_instance, steps or table["times"]["steps"]))
     return {
         "date": table["date"],
@@ -43,30 +50,49 @@ def costs(
     }
 
 
-def training_seconds(table: dict[str, Any], steps: int) -> float:
-    """Seconds that are billed for one person alone, start included."""
-    times = table["times"]
-    return float(times["start_s"] + steps * times["seconds_per_step"])
+def training(settings: Settings, steps: int, family: str, people: int = 1) -> TrainingCost:
+    """Time and price of training one person, of `people` who share the job.
+
+    Raises `BackendError` when the price file cannot be read.
+    """
+    table = _table(settings)
+    times, instance = table["times"], settings.aws_trainer_instance
+    learning = steps * float(table["seconds_per_step"][family])
+    seconds = float(times["start_s"]) / people + learning
+    kind = "spot" if settings.aws_spot else "on demand"
+    share = times["spot_share"] if settings.aws_spot else 1.0
+    try:
+        dollars = round(seconds / 3600 * _rate(table, "training_hour", instance) * share, 4)
+    except BackendError as fault:
+        return TrainingCost(seconds, None, str(fault))
+    how = f"{steps} steps on {instance}, {kind}, at prices of {table['date']}"
+    return TrainingCost(times["start_s"] + people * learning, dollars, how)
+
+
+def cost_words(cost: TrainingCost) -> str:
+    """An estimate in a sentence."""
+    minutes = max(1, round(cost.seconds / 60))
+    price = f"costs about ${cost.dollars:.2f}" if cost.dollars is not None else "has no known price"
+    return f"A training at AWS takes about {minutes} minutes and {price} ({cost.how})."
+
+
+def _table(settings: Settings) -> dict[str, Any]:
+    try:
+        return tomllib.loads((settings.aws_prices_file or PRICES).read_text("utf-8"))
+    except (OSError, ValueError) as fault:
+        raise BackendError(f"The prices cannot be read: {fault}") from fault
 
 
 def _lines(
     settings: Settings, table: dict[str, Any], endpoint_instance: str, steps: int
 ) -> Iterator[Cost]:
     calls, times = table["calls"], table["times"]
-    trainer = settings.aws_trainer_instance
-    hour = _rate(table, "training_hour", trainer)
-    share = times["spot_share"] if settings.aws_spot else 1.0
-    seconds = training_seconds(table, steps)
-    kind = "spot" if settings.aws_spot else "on demand"
-    yield Cost(
-        "person trained", "person", round(seconds / 3600 * hour * share, 4),
-        f"{steps} steps, {seconds:.0f} s on {trainer}, {kind}",
-    )  # fmt: skip
-    packed = times["start_s"] / 8 + steps * times["seconds_per_step"]
-    yield Cost(
-        "person trained, eight in a job", "person", round(packed / 3600 * hour * share, 4),
-        "the start is paid once; steps counted as if they ran one after the other",
-    )  # fmt: skip
+    for people, what in ((1, "person trained"), (8, "person trained, eight in a job")):
+        cost = training(settings, steps, "sd21", people)
+        if cost.dollars is None:
+            raise BackendError(cost.how)
+        shared = "" if people == 1 else "; the start is paid once"
+        yield Cost(what, "person", cost.dollars, f"{cost.how}{shared}")
     serving = _rate(table, "endpoint_hour", endpoint_instance)
     drawn = times["seconds_per_picture"] / 3600 * serving
     yield Cost(
@@ -85,6 +111,9 @@ def _lines(
         "toxic content, up to 300 characters",
     )  # fmt: skip
     yield Cost("idle endpoint", "hour", serving, f"one {endpoint_instance}")
+    yield Cost(
+        "idle asynchronous endpoint", "hour", 0.0, "it has no machine while nothing is in line"
+    )  # fmt: skip
     yield Cost(
         "idle classifier", "hour", round(3600 * calls["comprehend_classify_second"], 4),
         "one inference unit of a Comprehend endpoint",

@@ -15,6 +15,7 @@ from moderation.verdict import Decision, Verdict
 from prompts.compose import compose
 from prompts.style import Style
 from studio.actions import Estimate, Quality, Shape
+from studio.costs import training as training_cost
 from studio.errors import BackendError, UserError
 from studio.owned import checked_name
 from studio.photos import Photos
@@ -55,14 +56,18 @@ class Runs(Photos):
         warning = ""
         if base.family == "starter":
             warning = "This base learns hair, skin and colours of your photos, not your face."
+        remote = self.settings.trainer != "local"
+        at_aws = training_cost(self.settings, steps, base.family) if remote else None
         return Estimate(
             steps=steps,
-            seconds=steps * self._step_seconds(base),
+            seconds=at_aws.seconds if at_aws else steps * self._step_seconds(base),
             ahead=len(self.catalog.active_runs("train")),
             base_id=base.id,
             base_name=base.name,
             reason=reason,
             warning=warning,
+            dollars=at_aws.dollars if at_aws else None,
+            cost=at_aws.how if at_aws else "",
         )
 
     def train(

@@ -132,6 +132,15 @@ class Settings(BaseSettings):
     aws_poll_seconds: float = Field(
         10.0, gt=0, description="How often AWS is asked about a training, in seconds"
     )
+    aws_pack_people: int = Field(
+        1, ge=1, le=10, description="Most people who share one training job at AWS"
+    )
+    aws_pack_seconds: float = Field(
+        60.0, ge=0, description="How long a training waits for others to share its job"
+    )
+    aws_prices_file: Path | None = Field(
+        None, description="Own prices for estimates, in the form of studio/aws_prices.toml"
+    )
     aws_jumpstart_model: str = Field(
         "model-txt2img-stabilityai-stable-diffusion-v2-1-base",
         description="JumpStart model that AVATAR_TRAINER=jumpstart fine-tunes",

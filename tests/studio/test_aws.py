@@ -6,19 +6,25 @@ import contextlib
 import json
 import sys
 import time
+from pathlib import Path
 
 import boto3
 import pytest
+from jinja2 import Environment, FileSystemLoader
 from typer.testing import CliRunner
 
+import studio
 from studio.aws_parts import endpoint_settings, job_settings, place, published, sagemaker_trainer
 from studio.cli import app
 from studio.errors import BackendError
 from studio.settings import Settings
 from studio.storage.local import LocalStorage
 from studio.storage.published import PublishingStorage
+from studio.ui.strings import Words
 from tests.aws.server import jumpstart as hub
+from tests.studio.house import open_house
 
+TEMPLATES = Path(studio.__file__).parent / "ui" / "templates"
 ROLE = "arn:aws:iam::123456789012:role/avatar-training"
 
 
@@ -145,6 +151,7 @@ def test_the_cost_sheet_adds_up_and_follows_the_prices(run, tmp_path):
     lines = {line["what"]: line for line in sheet["costs"]}
     assert lines["photos screened"]["dollars"] == pytest.approx(0.035)
     assert lines["idle endpoint"]["dollars"] == 1.41
+    assert lines["idle asynchronous endpoint"]["dollars"] == 0
     alone = lines["person trained"]["dollars"]
     assert 0 < lines["person trained, eight in a job"]["dollars"] < alone
     assert alone == pytest.approx((300 + 1000 * 1.2) / 3600 * 1.41 * 0.35, abs=1e-3)
@@ -153,6 +160,44 @@ def test_the_cost_sheet_adds_up_and_follows_the_prices(run, tmp_path):
     broken = tmp_path / "prices.toml"
     broken.write_text("[calls")
     assert run("costs", "--prices", str(broken))[0] == 1
+
+
+def test_an_estimate_says_time_and_price_before_the_start(run, monkeypatch):
+    code, told = run("estimate", "--steps", "1000")
+    assert code == 0 and told["estimate"]["seconds"] == 300 + 1000 * 1.2
+    alone = told["estimate"]["dollars"]
+    shared = run("estimate", "--steps", "1000", "--people", "4")[1]["estimate"]
+    assert shared["dollars"] == pytest.approx(alone - 0.75 * 300 / 3600 * 1.41 * 0.35, abs=1e-3)
+    assert shared["seconds"] > told["estimate"]["seconds"], "they learn one after the other"
+    monkeypatch.setenv("AVATAR_AWS_SPOT", "false")
+    assert run("estimate", "--steps", "1000")[1]["estimate"]["dollars"] > 2 * alone
+    monkeypatch.setenv("AVATAR_AWS_TRAINER_INSTANCE", "ml.g7.mega")
+    unknown = run("estimate")[1]["estimate"]
+    assert unknown["dollars"] is None and "no price for ml.g7.mega" in unknown["how"]
+    assert run("estimate", "--family", "sd9")[0] == 2
+    assert run("estimate", "--people", "11")[0] == 2
+
+
+def test_the_studios_own_estimate_names_the_price_at_aws(cloud, tmp_path):
+    parts = open_house(
+        tmp_path / "home", storage=f"s3://{cloud.bucket}/studio", trainer="sagemaker",
+        aws_role=ROLE, aws_trainer_image="x/avatar-trainer:1", steps=500,
+    )  # fmt: skip
+    doors = parts.studio
+    user = doors.user("local")
+    photo_set = doors.photo_set(user.id, doors.add_person(user.id, "Alex").id)
+    found = doors.estimate(user.id, photo_set.id)
+    assert found.seconds == 300 + 500 * 0.3
+    assert found.dollars == pytest.approx(found.seconds / 3600 * 1.41 * 0.35, abs=1e-3)
+    assert "500 steps on ml.g5.xlarge, spot" in found.cost
+    for language, words in (("en", "about $0.06"), ("de", "etwa 0.06 US-Dollar")):
+        page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
+        texts = Words(language)
+        shown = page.get_template("estimate.html").render(
+            estimate=found, t=texts, draw=lambda name: "", bases=[], trouble=""
+        )
+        assert words in shown
+    parts.close()
 
 
 def test_places_follow_from_the_storage_or_are_asked_for(tmp_path):
