@@ -36,7 +36,9 @@ class Settings(BaseSettings):
         "", description="URL of the durable workflows; empty means SQLite under AVATAR_HOME"
     )
     storage: str = Field(
-        "local", description="Where bytes lie: `local`, or `s3://bucket/prefix` with the aws extra"
+        "local",
+        description="Where bytes lie: `local`, `file:///folder` that machines share, or "
+        "`s3://bucket/prefix` with the aws extra",
     )
     min_photos: int = Field(10, ge=1, description="Fewest accepted photos that can be trained")
     max_photos: int = Field(15, ge=1, description="Most accepted photos in a set")
