@@ -152,7 +152,8 @@ def _storage(settings: Settings) -> Storage:
     kind = settings.storage.partition("://")[0]
     if kind not in STORAGES:
         raise BackendError(
-            f"AVATAR_STORAGE is {settings.storage!r}; it may be `local` or `s3://bucket/prefix`."
+            f"AVATAR_STORAGE is {settings.storage!r}; it may be `local`, `file:///folder` or "
+            "`s3://bucket/prefix`."
         )
     storage = STORAGES[kind](settings)
     if settings.engine != "local":
@@ -203,9 +204,17 @@ def _local_storage(settings: Settings) -> Storage:
     return LocalStorage(settings.home / "storage")
 
 
+def _shared_storage(settings: Settings) -> Storage:
+    return LocalStorage(Path("/") / settings.storage.removeprefix("file:").lstrip("/"))
+
+
 TRAINERS: dict[str, Callable[[Settings], Trainer]] = {
     "local": _local_trainer,
     "sagemaker": sagemaker_trainer,
     "jumpstart": jumpstart_trainer,
 }
-STORAGES: dict[str, Callable[[Settings], Storage]] = {"local": _local_storage, "s3": _s3_storage}
+STORAGES: dict[str, Callable[[Settings], Storage]] = {
+    "local": _local_storage,
+    "file": _shared_storage,
+    "s3": _s3_storage,
+}
