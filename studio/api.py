@@ -168,7 +168,8 @@ def answer_errors(app: Any) -> None:
 
     @app.exception_handler(BackendError)
     def backend_error(_request: Request, _fault: BackendError) -> JSONResponse:
-        return JSONResponse({"error": "This is not available right now."}, 503)
+        sentence = "This is not available right now. Nothing is lost; try again in a minute."
+        return JSONResponse({"error": sentence}, 503, {"retry-after": "60"})
 
 
 def _file(path: Path, keep_s: int, name: str = "") -> Response:
