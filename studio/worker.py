@@ -12,8 +12,11 @@ import signal
 import threading
 import time
 
+from sqlalchemy.exc import OperationalError
+
 from studio import children
 from studio.engines import Engines
+from studio.errors import BackendError
 from studio.parts import Parts, build
 from studio.roster import BEAT_S
 from studio.settings import Settings, read_settings
@@ -102,6 +105,8 @@ def _watch(parts: Parts) -> None:
                     taken = parts.workflows.take_over(dead_id)
                     parts.roster.strike(dead_id)
                     log.info("took over %d runs from worker %s", len(taken), dead_id)
+        except (BackendError, OperationalError) as fault:
+            log.warning("the database does not answer; trying again: %s", fault)
         except Exception:
             log.exception("the list of workers could not be read or written; trying again")
         pause.wait(BEAT_S)

@@ -143,28 +143,33 @@ class Storm:
 def check(storm: Storm) -> None:
     """What must hold after any storm. `calm` came before."""
     parts = storm.parts
-    told = [answer for answer in storm.answers if answer[0] != "fault"]
     faults = [answer for answer in storm.answers if answer[0] == "fault"]
     assert not faults, faults
+    check_records(parts, storm.answers)
+    twice = parts.settings.home / "tmp" / toys.TWICE
+    assert not twice.exists(), f"two workers had one run in hand: {twice.read_text()}"
+    _check_nothing_left(parts)
+
+
+def check_records(parts: Parts, answers: list[tuple[str, ...]]) -> None:
+    """Everything that was answered is there, and every run ended as it would have undisturbed."""
     runs = {run.id: run for run in parts.catalog.find(Run)}
-    for kind, found_id, *more in told:
+    for kind, found_id, *more in answers:
         if kind == "photo":
             photo = parts.catalog.get(Photo, found_id)
             assert photo is not None and photo.sha256 == more[0], "an accepted photo is lost"
         else:
             assert found_id in runs, f"a {kind} that was answered is lost"
-    cancelled = {found_id for kind, found_id, *_ in told if kind == "cancel"}
     for run in runs.values():
         # A cancel may have been done and its answer killed.
         assert run.state in ("done", "cancelled"), f"{run.kind} ended {run.state}: {run.message}"
-        assert run.id not in cancelled or run.state in ("done", "cancelled")
+    for kind, found_id, *_ in answers:
+        # What was done already when it was cancelled stays done.
+        assert kind != "cancel" or runs[found_id].over
     _check_models(parts, [run for run in runs.values() if run.kind == "train"])
     _check_avatars(parts, [run for run in runs.values() if run.kind == "generate"])
     for photo in parts.catalog.find(Photo):
         assert hashlib.sha256(parts.storage.get(photo.key)).hexdigest() == photo.sha256
-    twice = parts.settings.home / "tmp" / toys.TWICE
-    assert not twice.exists(), f"two workers had one run in hand: {twice.read_text()}"
-    _check_nothing_left(parts)
 
 
 def _check_models(parts: Parts, runs: list[Run]) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import multiprocessing
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from PIL import Image
 
 from diffusion.bases import Base
 from serving.request import CancelCheck, GenerationRequest, Rendered, StepHook
-from studio import engines, flows, learning, parts, worker
+from studio import engines, flows, learning, parts, roster, worker
 from studio.drawing import Drawing
 from studio.errors import BackendError, UserError
 from studio.learning import Learning
@@ -57,6 +58,7 @@ class ToyEngine:
         *,
         on_step: StepHook | None = None,
         cancelled: CancelCheck | None = None,
+        **_others: object,
     ) -> Iterator[Rendered]:
         for request in requests:
             for step in range(1, STEPS + 1):
@@ -132,15 +134,26 @@ def _alone(folder: Path, run_id: str) -> Iterator[None]:
             _mine.discard(run_id)
 
 
-def start_worker(settings: Settings) -> BaseProcess:
-    """A worker: everything that `avatar-studio worker` does."""
-    process = _processes.Process(target=_work, args=(settings,), daemon=True)
+def start_worker(
+    settings: Settings, *, slow_keep: bool = False, lost_after_s: float = roster.LOST_AFTER_S
+) -> BaseProcess:
+    """A worker: everything that `avatar-studio worker` does.
+
+    `slow_keep` waits before a result is collected, for a test that ends the worker there;
+    `lost_after_s` is how long it waits for the beats of a worker elsewhere.
+    """
+    process = _processes.Process(
+        target=_work, args=(settings, slow_keep, lost_after_s), daemon=True
+    )
     process.start()
     return process
 
 
-def _work(settings: Settings) -> None:
+def _work(settings: Settings, slow_keep: bool, lost_after_s: float) -> None:
     with_toys()
+    roster.LOST_AFTER_S = lost_after_s
+    if slow_keep:
+        ToyTrainer.collect = lambda *_: threading.Event().wait()
     worker.serve(settings)
 
 
