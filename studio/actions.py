@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from moderation.verdict import Decision
+from moderation.verdict import Decision, Verdict
 from prompts.style import Style
 from studio.records import (
     Appeal,
@@ -205,6 +205,26 @@ class StudioActions(Protocol):
         ...
 
     def liked_styles(self, user_id: str) -> frozenset[str]: ...
+    def generate_once(
+        self,
+        user_id: str,
+        model_id: str,
+        *,
+        key: str,
+        style_ids: Sequence[str],
+        text: str = "",
+        count: int = 1,
+        quality: Quality = "balanced",
+        shape: Shape = "square",
+        seed: int | None = None,
+    ) -> Run:
+        """As `generate`, but the same key and wishes give the same run, however often they come."""
+        ...
+
+    def judge_text(self, user_id: str, text: str) -> Verdict:
+        """What every check says of a text; nothing is drawn."""
+        ...
+
     def avatars(
         self, user_id: str, *, person_id: str | None = None, run_id: str | None = None
     ) -> list[Avatar]: ...

@@ -32,7 +32,8 @@ OPEN = re.compile(
     rf"|/(assets|static|svelte)/[\w./@+-]*"
     rf"|{API}/(theme\.css|startup-events|queue/(join|data)|upload|upload_progress|cancel|reset)"
     rf"|{API}/heartbeat/\w+|{API}/file=.+"
-    rf"|/healthz|/login|/logout|/files/.+|/links/[\w.=-]+|/api/runs/[\w-]+)$"
+    rf"|/healthz|/login|/logout|/files/.+|/links/[\w.=-]+|/api/runs/[\w-]+"
+    rf"|/v1/(avatars(/[\w-]+)?|pictures/[\w-]+|openapi\.json)|/classifier(/checkToxicity)?)$"
 )
 # Needed by nobody who has not signed in but the page of the sign-in itself.
 ANYBODY = {"/healthz", "/login", "/favicon.ico", "/robots.txt"}

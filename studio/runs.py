@@ -374,6 +374,18 @@ class Runs(Photos):
                 "Use the styles; the host can add a picture check (AVATAR_MODERATION).",
                 code="locked",
             )
+        if text.strip():
+            self._check_cooldown(user_id)
+        for style in styles:
+            composed = compose(style, person="person", family=model.family)
+            verdict = self.moderation.first_look(
+                PromptRequest(user_text=text, style_id=style.id, style_text=composed.text)
+            ).verdict
+            if not verdict.allowed:
+                raise self._refused_text(user_id, verdict)
+
+    def _check_cooldown(self, user_id: str) -> None:
+        """Raises `UserError` for whoever had too many texts refused in a short time."""
         window = timedelta(minutes=self.settings.cooldown_minutes)
         blocked = self.catalog.used(user_id, "blocked-prompt", now() - window)
         if blocked >= self.settings.cooldown_blocks:
@@ -382,13 +394,6 @@ class Runs(Photos):
                 f"Wait {self.settings.cooldown_minutes:g} minutes, or draw without free text.",
                 code="cool-down",
             )
-        for style in styles:
-            composed = compose(style, person="person", family=model.family)
-            verdict = self.moderation.begin_prompt(
-                PromptRequest(user_text=text, style_id=style.id, style_text=composed.text)
-            ).local.verdict
-            if not verdict.allowed:
-                raise self._refused_text(user_id, verdict)
 
     def _refused_text(self, user_id: str, verdict: Verdict) -> UserError:
         if verdict.decision is Decision.UNAVAILABLE:

@@ -11,6 +11,7 @@ from diffusion.bases import Bases
 from moderation.chain import Moderation
 from prompts.catalog import Styles
 from studio.catalog import Catalog
+from studio.clients import Clients
 from studio.erasing import Erasing
 from studio.errors import BackendError
 from studio.gate import Gate
@@ -20,7 +21,7 @@ from studio.storage.storage import Storage
 from studio.workflows import Workflows
 
 
-class Studio(Erasing):
+class Studio(Clients, Erasing):
     """Implements `studio.actions.StudioActions`. Safe to use from many threads."""
 
     def __init__(

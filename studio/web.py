@@ -18,6 +18,7 @@ from studio.accounts import Visitors
 from studio.errors import BackendError
 from studio.guard import Guard
 from studio.parts import Parts, build
+from studio.rest import routes as rest
 from studio.settings import Settings, prepare_page
 from studio.supervisor import Supervisor
 from studio.worker import begin_logging
@@ -56,6 +57,7 @@ def create(settings: Settings) -> FastAPI:
     )
     api.answer_errors(app)
     app.include_router(api.routes(parts, visitors, lambda: health(parts, supervisor)))
+    app.include_router(rest.routes(parts.studio, wait_s=settings.api_wait_seconds))
     _mount_page(app, parts, supervisor)
     uploads = settings.home / "tmp" / "gradio"
     app.add_middleware(Guard, visitors=visitors, uploads=uploads, framed=bool(settings.space))
