@@ -58,11 +58,16 @@ def routes(parts: Parts, visitors: Visitors, health: Callable[[], dict[str, Any]
 
     @router.get("/files/avatars.zip")
     def avatars_zip(
-        request: Request, id: Annotated[list[str] | None, Query()] = None, run: str = ""
+        request: Request,
+        id: Annotated[list[str] | None, Query()] = None,
+        run: str = "",
+        size: str = "",
+        clear: bool = False,
     ) -> Response:
         owner = user_id(request)
         ids = id or [a.id for a in studio.avatars(owner, run_id=run or None)]
-        return to_link(request, "zip", studio.zip_avatars(owner, ids).name)
+        archive = studio.zip_avatars(owner, ids, size_id=size, clear=clear)
+        return to_link(request, "zip", archive.name)
 
     @router.get("/files/export.zip")
     def export_zip(request: Request) -> Response:
@@ -90,6 +95,14 @@ def routes(parts: Parts, visitors: Visitors, health: Callable[[], dict[str, Any]
     def link(request: Request, signed: str) -> Response:
         """A file by a link that was given out to its owner a short while ago."""
         facts = visitors.signer.read("link", signed)
+    @router.get("/files/picture/{avatar_id}")
+    def picture(
+        request: Request, avatar_id: str, size: str = "", clear: bool = False
+    ) -> Response:
+        """An avatar made ready for a use. Not by link: it is made anew for each who asks."""
+        content = studio.picture(user_id(request), avatar_id, size_id=size, clear=clear)
+        return Response(content, media_type="image/png", headers={"cache-control": "no-store"})
+
         if facts is None or facts["user"] != request.scope["user_name"]:
             raise NotAllowed("this file")
         owner, item_id = user_id(request), facts["id"]

@@ -109,6 +109,9 @@ class Settings(BaseSettings):
     accounts: str = Field(
         "", description="File with `user:password-hash` lines; empty means one local user"
     )
+    admins: str = Field(
+        "", description="Users who see the host's page, with commas; empty: the one local user"
+    )
     signing_key: SecretStr = Field(
         SecretStr(""), description="Key for marks, links and keyed hashes; empty makes one in home"
     )
@@ -203,6 +206,12 @@ class Settings(BaseSettings):
     def public(self) -> bool:
         """Bound to anything but loopback: needs accounts and a real picture check."""
         return self.host not in ("127.0.0.1", "localhost", "::1")
+
+    def is_host(self, user_name: str) -> bool:
+        """Whether this user sees the host's page: the one local user, or who is in `admins`."""
+        if self.admins:
+            return user_name in {name.strip() for name in self.admins.split(",") if name.strip()}
+        return not (self.accounts or self.public)
 
 
 def read_settings() -> Settings:

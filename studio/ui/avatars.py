@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.ui.refusals import counted
 from studio.ui.shell import Shell, Updates, Visit
 from studio.ui.tiles import Tiles
 
@@ -81,6 +82,7 @@ class Avatars:
         markup = self.shell.render(
             "avatars", visit, groups=_groups(shown), filters=filters, select=True,
             zip="files/avatars.zip", zip_base="files/avatars.zip",
+            refused=counted(self.studio.runs(user, kind="generate"), words),
         )  # fmt: skip
         return {self.album: markup}
 

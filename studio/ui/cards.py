@@ -156,7 +156,7 @@ def style_name(style: Style, words: Words) -> str:
     return style.name_de if words.language == "de" else style.name
 
 
-def style_card(style: Style, words: Words) -> dict[str, Any]:
+def style_card(style: Style, words: Words, liked: bool = False) -> dict[str, Any]:
     """A style of the gallery; without a preview a designed placeholder in its own colour."""
     return {
         "id": style.id,
@@ -167,13 +167,22 @@ def style_card(style: Style, words: Words) -> dict[str, Any]:
         "prompt": style.prompt,
         "picture": address("style", style.id) if style.preview else "",
         "hue": crc32(style.id.encode()) % 360,
+        "liked": liked,
     }
 
 
 def avatar_tile(
-    avatar: Avatar, person: str, style: str, circle: bool, words: Words
+    avatar: Avatar,
+    person: str,
+    style: str,
+    words: Words,
+    *,
+    circle: bool = False,
+    clear: bool = False,
+    before: str = "",
 ) -> dict[str, Any]:
-    """An avatar as a tile; `circle` shows it cut round."""
+    """An avatar as a tile; `circle` shows it cut round, `clear` offers to take the background away,
+    `before` is the id of a photo to lay it over."""
     return {
         "id": avatar.id,
         "preview": address("avatar-preview", avatar.id),
@@ -186,6 +195,8 @@ def avatar_tile(
         "seed": avatar.seed,
         "favourite": avatar.favourite,
         "circle": circle,
+        "clear": clear,
+        "before": address("photo-preview", before) if before else "",
         "about": words(
             "avatars_about", width=avatar.width, height=avatar.height, seed=avatar.seed,
             day=day(avatar.created_at, words),

@@ -8,9 +8,11 @@ from typing import Any, cast
 import gradio as gr
 
 from studio.actions import Shape
-from studio.errors import NotAllowed, UserError
-from studio.records import Person, PersonalModel, Run
-from studio.ui import cards
+from studio.errors import UserError
+from studio.records import PersonalModel, Run
+from studio.ui import cards, refusals
+from studio.ui.comparison import Beside, Pairs, model_name, results_title
+from studio.ui.following import Following, person_of
 from studio.ui.shell import RELAY, Shell, Updates, Visit
 from studio.ui.strings import label
 from studio.ui.tiles import Tiles
@@ -29,6 +31,8 @@ class Create:
         self.shell = shell
         self.studio = shell.studio
         self.tiles = Tiles(shell)
+        self.following = Following(shell, "generate")
+        self.pairs = Pairs(shell, self.tiles, self.following)
         with gr.Column(visible=False, elem_id="page-create", elem_classes="page") as self.column:
             self.head = shell.html("create-head")
             self.results = shell.html("create-results")
@@ -68,21 +72,24 @@ class Create:
                             0.2, 1.2, value=1.0, step=0.05, label=label("create_strength"),
                             info=label("create_strength_info"), elem_id="create-strength",
                         )  # fmt: skip
+                    self.beside = Beside(shell)
                     self.start = gr.Button(
                         label("create_start"), variant="primary", size="lg", elem_id="create-start"
                     )
                 self.limits = shell.html("create-limits")
         shell.add(
             self.head, self.results, self.form, self.model, self.styles, self.text, self.count,
-            self.quality, self.shape, self.seed, self.strength, self.limits,
+            self.quality, self.shape, self.seed, self.strength, self.limits, *self.beside.fields,
         )  # fmt: skip
 
     def wire(self) -> None:
         fields = [
             self.model, self.styles, self.text, self.count, self.quality, self.shape, self.seed,
-            self.strength,
+            self.strength, *self.beside.fields,
         ]  # fmt: skip
         self.shell.on(self.start.click, self.draw, inputs=fields)
+        self.beside.wire()
+        self.shell.dispatch(self.styles, {"like_style": self.like_style})
         self.shell.on(self.model.input, self.other_model, inputs=[self.model])
         self.shell.dispatch(self.head, {})
         self.shell.dispatch(
@@ -94,16 +101,17 @@ class Create:
                 "feedback": self.tiles.note_unlike,
                 "delete": self.delete,
                 "more_like_this": self.tiles.more_like_this,
+                "appeal": lambda visit: refusals.appeal(self.shell, visit),
             },
         )
 
     def show(self, visit: Visit) -> Updates:
         user = visit.user.id
-        person = self._person(visit)
+        person = person_of(self.shell, visit)
         models = sorted(
             self.studio.models(user, person_id=person.id), key=lambda model: -model.version
         )
-        run = self._run(visit)
+        run = self.following.run(visit)
         visit = visit.at(run=run.id if run else "")
         updates: Updates = {
             self.head: self.shell.render("create_head", visit, person=person, models=models),
@@ -115,14 +123,15 @@ class Create:
             last = run.request.get("model_id") if run else None
             chosen = next((model for model in models if model.id == last), models[0])
             updates[self.model] = gr.Dropdown(
-                choices=[(_model_name(model, visit), model.id) for model in models], value=chosen.id
+                choices=[(model_name(model, visit.words), model.id) for model in models],
+                value=chosen.id,
             )
-            updates |= self._gallery(visit, chosen)
+            updates |= self._gallery(visit, chosen) | self.beside.offer(models, visit)
             updates[self.text] = gr.Textbox(interactive=not self.shell.restricted)
         return updates
 
     def live(self, visit: Visit) -> Updates:
-        run = self._run(visit)
+        run = self.following.run(visit)
         return self._results(visit, run) if run else {}
 
     def other_model(self, visit: Visit) -> Updates:
@@ -134,14 +143,34 @@ class Create:
         picked = _picked(values[self.styles])
         if not picked:
             raise UserError(words("create_pick_one"), words("create_pick_hint"))
-        run = self.studio.generate(
-            visit.user.id, str(values[self.model]), style_ids=picked,
-            text=(values[self.text] or "").strip(), count=int(values[self.count]),
-            quality=_quality(values[self.quality]),
-            shape=cast(Shape, values[self.shape] if values[self.shape] in SHAPES else "square"),
-            seed=self._seed(visit), strength=float(values[self.strength]),
-        )  # fmt: skip
+        asked: dict[str, Any] = {
+            "style_ids": picked,
+            "text": (values[self.text] or "").strip(),
+            "count": int(values[self.count]),
+            "quality": _quality(values[self.quality]),
+            "shape": cast(Shape, values[self.shape] if values[self.shape] in SHAPES else "square"),
+            "seed": self._seed(visit),
+            "strength": float(values[self.strength]),
+        }
+        model_id = str(values[self.model])
+        side = self.beside.side(visit, model_id, asked["strength"])
+        try:
+            if side:
+                run, _ = self.studio.compare(visit.user.id, model_id, beside=side, **asked)
+            else:
+                run = self.studio.generate(visit.user.id, model_id, **asked)
+        except UserError as error:
+            if error.code != "refused":
+                raise
+            # A text that was refused can be appealed where it is told.
+            told = words.say(error.message), words.say(error.hint)
+            return self.shell.say(visit, "error", *told, appeal=model_id)
         return self.shell.open(visit, "create", run=run.id)
+
+    def like_style(self, visit: Visit) -> Updates:
+        """A heart in the gallery; the browser shows it at once."""
+        self.studio.like_style(visit.user.id, visit.id, visit.said.get("on") == "yes")
+        return {}
 
     def cancel(self, visit: Visit) -> Updates:
         self.studio.cancel(visit.user.id, visit.id)
@@ -160,8 +189,9 @@ class Create:
 
     def _gallery(self, visit: Visit, model: PersonalModel) -> Updates:
         styles = self.studio.styles(model.family)
-        known = [cards.style_card(style, visit.words) for style in styles]
-        categories = ["all", *dict.fromkeys(card["category"] for card in known)]
+        liked = self.studio.liked_styles(visit.user.id)
+        known = [cards.style_card(style, visit.words, style.id in liked) for style in styles]
+        categories = ["all", "liked", *dict.fromkeys(card["category"] for card in known)]
         markup = self.shell.render("styles", visit, styles=known, categories=categories)
         names = ["restricted"] if self.shell.restricted else []
         names += ["starter"] if model.family == "starter" else []
@@ -174,25 +204,21 @@ class Create:
     def _results(self, visit: Visit, run: Run | None) -> Updates:
         if run is None:
             return {self.results: ""}
+        if run.request.get("beside"):
+            other = self.following.maybe(visit, str(run.request["beside"]))
+            if other:
+                return {self.results: self.pairs.markup(visit, run, other)}
         words, detail = visit.words, run.detail
         tiles = self.tiles.all(visit, run_id=run.id)
         refused = cards.refusals(run, self.tiles.style_names(visit), words)
         count = sum(one["count"] for one in refused)
         wanted = int(detail.get("wanted", 0))
-        if run.state == "done":
-            title = words("results_done", count=len(tiles)) if tiles else words("results_none")
-        elif run.over:
-            title = words(f"results_{run.state}")
-        elif run.state == "waiting":
-            ahead = self.studio.place_in_line(visit.user.id, run.id)
-            title = words("run_say_ahead", count=ahead) if ahead else words("run_say_next")
-        else:
-            title = words("results_drawing", done=len(tiles) + count, wanted=wanted)
-        left = words("run_left", time=words.duration(run.seconds_left)) if run.seconds_left else ""
         markup = self.shell.render(
-            "results", visit, run=run, title=title, left=left, avatars=tiles, select=False,
-            blanks=0 if run.over else max(0, wanted - len(tiles) - count), refused=refused,
-            refused_count=count, zip=f"files/avatars.zip?run={run.id}",
+            "results", visit, run=run, left=self.following.left(visit, run), avatars=tiles,
+            title=results_title(run, visit, len(tiles), count, self.following.ahead(visit, run)),
+            select=False, blanks=0 if run.over else max(0, wanted - len(tiles) - count),
+            refused=refused, refused_count=count, zip=f"files/avatars.zip?run={run.id}",
+            asked=refusals.asked(self.shell, visit).get(run.id),
         )  # fmt: skip
         return {self.results: markup}
 
@@ -203,29 +229,6 @@ class Create:
         if not text.isascii() or not text.isdigit() or int(text) > MOST_SEED:
             raise UserError(visit.words("create_bad_seed"))
         return int(text)
-
-    def _run(self, visit: Visit) -> Run | None:
-        user = visit.user.id
-        if visit.place.run:
-            try:
-                run = self.studio.run(user, visit.place.run)
-            except NotAllowed:
-                run = None
-            if run and run.kind == "generate" and run.person_id == visit.place.person:
-                return run
-        active = self.studio.runs(user, kind="generate", active=True)
-        return next((run for run in active if run.person_id == visit.place.person), None)
-
-    def _person(self, visit: Visit) -> Person:
-        for person in self.studio.people(visit.user.id):
-            if person.id == visit.place.person:
-                return person
-        raise NotAllowed("this person")
-
-
-def _model_name(model: PersonalModel, visit: Visit) -> str:
-    version = visit.words("people_version", version=model.version)
-    return f"{model.name} · {version} · {model.base_id}"
 
 
 def _picked(said: Any) -> list[str]:

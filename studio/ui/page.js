@@ -66,6 +66,10 @@ window.studio = (() => {
       notify: () => notify(source),
       "delete-selected": () => deleteSelected(source, element, trigger),
       "style-category": () => { pickCategory(source, element); },
+      "style-like": () => likeStyle(source, element, trigger),
+      save: () => save(saved(source, element), source),
+      overlay: () => overlay(source.dataset, source),
+      appeal: () => appeal(source, trigger),
     }[source.dataset.local];
     if (does) { event.preventDefault(); does(); }
   }
@@ -150,16 +154,19 @@ window.studio = (() => {
       part(".hint").textContent = data.about;
       part(".previous").disabled = at === 0;
       part(".next").disabled = at === tiles.length - 1;
-      const save = make('<a class="button key" download></a>');
-      save.href = data.full; save.download = data.file; save.textContent = say.download;
+      const load = make('<a class="button key" download></a>');
+      load.href = data.full; load.download = data.file; load.textContent = say.download;
       const liked = data.favourite === "yes";
       const keep = button(liked ? say.unfavourite : say.favourite), more = button(say.more_like_this);
+      const sized = button(say.sizes), both = button(say.before_after);
       const unlike = button(say.not_like_me), bin = button(say.delete, "danger");
+      sized.onclick = () => save({ id: data.id, name: data.file, clear: data.clear === "yes" }, sized);
+      both.onclick = () => overlay({ before: data.before, after: data.full, beforeWords: say.before, afterWords: say.after, caption: data.caption }, both);
       keep.onclick = () => act("favourite", { on: liked ? "no" : "yes" });
       more.onclick = () => act("more_like_this");
       unlike.onclick = () => act("feedback");
       bin.onclick = () => act("delete");
-      part(".row-actions").replaceChildren(save, keep, more, unlike, bin);
+      part(".row-actions").replaceChildren(load, sized, ...(data.before ? [both] : []), keep, more, unlike, bin);
     };
     const go = (by) => { if (tiles[at + by]) { at += by; show(); } };
     part(".viewer-close").onclick = () => dialog.close();
@@ -224,12 +231,16 @@ window.studio = (() => {
     const word = (element.querySelector('[data-local="style-search"]')?.value || "").trim().toLowerCase();
     let seen = 0;
     for (const card of element.querySelectorAll(".style")) {
-      const fits = (kind === "all" || card.dataset.category === kind) && card.dataset.words.includes(word);
+      const kept = kind === "liked" ? card.dataset.liked === "yes" : kind === "all" || card.dataset.category === kind;
+      const fits = kept && card.dataset.words.includes(word);
       card.hidden = !fits;
       seen += fits;
     }
     const none = element.querySelector('[data-role="no-styles"]');
-    if (none) none.hidden = seen > 0;
+    if (none) {
+      none.hidden = seen > 0;
+      none.textContent = kind === "liked" && !word ? none.dataset.unliked : none.dataset.none;
+    }
   }
 
   async function copyLink(source) {
@@ -302,3 +313,11 @@ window.studio = (() => {
 
   return { relay, styles };
 })();
+  function likeStyle(source, element, trigger) {
+    const on = source.getAttribute("aria-pressed") !== "true";
+    source.setAttribute("aria-pressed", String(on));
+    source.classList.toggle("on", on);
+    source.closest(".style").dataset.liked = on ? "yes" : "no";
+    filter(element);
+    trigger("click", { do: "like_style", id: source.dataset.id, on: on ? "yes" : "no" });
+  }

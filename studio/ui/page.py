@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import gradio as gr
 
-from studio.actions import StudioActions
+from studio.actions import HostActions, StudioActions
 from studio.errors import NotAllowed
 from studio.records import Person, Run
 from studio.settings import Settings
-from studio.ui import avatars, cards, create, host, people, photos, train, welcome
+from studio.sizes import sizes
+from studio.ui import avatars, cards, create, host, people, photos, refusals, train, welcome
 from studio.ui.shell import Place, Shell, Updates, Visit
 from studio.ui.strings import table
 
@@ -32,32 +32,23 @@ class Page(Protocol):
     def live(self, visit: Visit) -> Updates: ...
 
 
-def build(
-    studio: StudioActions,
-    settings: Settings,
-    report: Callable[[], dict[str, Any]] | None = None,
-) -> gr.Blocks:
+def build(studio: StudioActions, settings: Settings, desk: HostActions | None = None) -> gr.Blocks:
     """The page as Gradio blocks; mount it with `theme.look()`.
 
-    `report` gives the host's page its `checks`, `choices` and `runs`; without it, or where several
-    people have accounts, there is no such page.
+    `desk` is what the host's page shows and does, to whom `Settings.is_host` names; without it
+    there is no such page.
     """
     with gr.Blocks(
         title="Avatar Studio", analytics_enabled=False, delete_cache=(3600, 3600), fill_width=True
     ) as blocks:
-        Site(studio, settings, None if settings.accounts else report).wire(blocks)
+        Site(studio, settings, desk).wire(blocks)
     return blocks
 
 
 class Site:
     """Knows every page, where a visitor is, and which run is at work."""
 
-    def __init__(
-        self,
-        studio: StudioActions,
-        settings: Settings,
-        report: Callable[[], dict[str, Any]] | None,
-    ) -> None:
+    def __init__(self, studio: StudioActions, settings: Settings, desk: HostActions | None) -> None:
         self.studio = studio
         self.top = Shell.html("top")
         self.shell = shell = Shell(studio, settings)
@@ -72,17 +63,23 @@ class Site:
             avatars.Avatars(shell),
             people.People(shell),
         ]
-        if report:
-            pages.append(host.Host(shell, report))
+        if desk:
+            pages.append(host.Host(shell, desk))
         self.pages = {page.name: page for page in pages}
         shell.add(*(page.column for page in pages))
-        self.places = [(name, icon) for name, icon in PLACES if name in self.pages]
 
     def wire(self, blocks: gr.Blocks) -> None:
         for page in self.pages.values():
             page.wire()
         self.shell.dispatch(self.top, {"follow": self.follow})
-        self.shell.dispatch(self.shell.notice, {"dismiss": lambda visit: {}, "undo": self.undo})
+        self.shell.dispatch(
+            self.shell.notice,
+            {
+                "dismiss": lambda visit: {},
+                "undo": self.undo,
+                "appeal": lambda visit: refusals.appeal(self.shell, visit),
+            },
+        )
         self.shell.on(blocks.load, self.arrive)
         self.shell.on(self.timer.tick, self.tick, clear=False)
 
@@ -112,7 +109,7 @@ class Site:
 
     def open(self, visit: Visit, name: str, **changes: str) -> Updates:
         """Show a page, in the state the records have now."""
-        name = name if name in self.pages else "welcome"
+        name = name if self.may_see(visit, name) else "welcome"
         visit = visit.at(page=name, **changes)
         person = self.person(visit)
         if person is None and name in STEPS[1:]:
@@ -126,6 +123,12 @@ class Site:
         place = updates[self.shell.place]
         visit = visit.at(page=place.page, person=place.person, run=place.run)
         return updates | self.header(visit)
+
+    def may_see(self, visit: Visit, name: str) -> bool:
+        """Whether there is such a page for this visitor."""
+        if name == "host" and not self.shell.settings.is_host(visit.user.name):
+            return False
+        return name in self.pages
 
     def tick(self, visit: Visit) -> Updates:
         """What a running job changed on the page that is open."""
@@ -164,8 +167,9 @@ class Site:
             if key.startswith("script_")
         }
         markup = self.shell.render(
-            "top", visit, places=self.places, steps=self.steps(visit), url=link(visit.place),
-            script_words=json.dumps(script),
+            "top", visit, steps=self.steps(visit), url=link(visit.place),
+            places=[(name, icon) for name, icon in PLACES if self.may_see(visit, name)],
+            script_words=json.dumps(script), sizes=json.dumps(_sizes(visit)),
             busy=_busy(busy, names, visit) if busy else None,
         )  # fmt: skip
         return {self.top: markup, self.timer: gr.Timer(active=bool(active))}
@@ -201,6 +205,19 @@ def link(place: Place) -> str:
     if place.page in ("train", "create") and place.run:
         parts["run"] = place.run
     return "?" + "&".join(f"{name}={value}" for name, value in parts.items())
+
+
+def _sizes(visit: Visit) -> list[dict[str, Any]]:
+    """What pictures can be made ready for, as the browser's dialog wants it."""
+    german = visit.words.language == "de"
+    return [
+        {
+            "id": one.id,
+            "group": visit.words(f"save_group_{one.group}"),
+            "name": f"{one.name_de if german else one.name} · {one.width} × {one.height}",
+        }
+        for one in sizes()
+    ]
 
 
 def _busy(run: Run, names: dict[str, str], visit: Visit) -> dict[str, str]:

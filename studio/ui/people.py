@@ -10,6 +10,7 @@ from studio.actions import Receipt
 from studio.errors import NotAllowed, UserError
 from studio.records import Person, PersonalModel
 from studio.ui.cards import address, day
+from studio.ui.refusals import appeal_row
 from studio.ui.shell import Shell, Updates, Visit
 from studio.ui.train import likeness_words
 from studio.ui.welcome import resume
@@ -34,6 +35,7 @@ class People:
             {
                 "person": lambda visit: resume(self.shell, visit, visit.id),
                 "rename": self.rename,
+                "rename_model": self.rename_model,
                 "use_model": self.use_model,
                 "retrain": self.retrain,
                 "delete_model": self.delete_model,
@@ -44,8 +46,14 @@ class People:
         )
 
     def show(self, visit: Visit) -> Updates:
-        people = [self._card(visit, one) for one in self.studio.people(visit.user.id)]
-        markup = self.shell.render("people", visit, people=people, export="files/export.zip")
+        user, words = visit.user.id, visit.words
+        everyone = self.studio.people(user)
+        used = sum(self.studio.storage_used(user, one.id) for one in everyone)
+        markup = self.shell.render(
+            "people", visit, people=[self._card(visit, one) for one in everyone],
+            export="files/export.zip", used=words.size(used),
+            appeals=[appeal_row(one, words) for one in self.studio.appeals(user)],
+        )  # fmt: skip
         return {self.receipt: "", self.list: markup}
 
     def live(self, visit: Visit) -> Updates:
@@ -54,6 +62,12 @@ class People:
     def rename(self, visit: Visit) -> Updates:
         person = self.studio.rename_person(visit.user.id, visit.id, str(visit.said.get("name", "")))
         said = visit.words("people_renamed", name=person.name)
+        return self.shell.open(visit, "people") | self.shell.say(visit, "done", said)
+
+    def rename_model(self, visit: Visit) -> Updates:
+        given = str(visit.said.get("name", ""))
+        model = self.studio.rename_model(visit.user.id, visit.id, given)
+        said = visit.words("people_renamed", name=model.name)
         return self.shell.open(visit, "people") | self.shell.say(visit, "done", said)
 
     def use_model(self, visit: Visit) -> Updates:

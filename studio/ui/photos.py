@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import wait
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import gradio as gr
 
 from moderation.verdict import Decision
 from studio.errors import NotAllowed, UserError
-from studio.records import Person, Photo
+from studio.records import Photo
+from studio.ui import refusals
 from studio.ui.cards import EXAMPLES, meter_words, photo_card, variety
+from studio.ui.following import person_of
 from studio.ui.shell import Shell, Updates, Visit, started
 from studio.ui.strings import label
 
@@ -66,11 +69,12 @@ class Photos:
                 "remove": self.remove,
                 "remove_bad": self.remove_bad,
                 "crop": self.crop,
+                "appeal": lambda visit: refusals.appeal(self.shell, visit),
             },
         )
 
     def show(self, visit: Visit) -> Updates:
-        person = self._person(visit)
+        person = person_of(self.shell, visit)
         head = self.shell.render("photos_head", visit, person=person, examples=EXAMPLES)
         return {self.head: head, self.consent: False} | self.state(visit)
 
@@ -85,9 +89,11 @@ class Photos:
         status = self.studio.set_status(user, photo_set.id)
         order = sorted(photos, key=lambda photo: photo.created_at, reverse=True)
         full = not status.missing and not status.excess
+        asked = defaultdict(str, refusals.asked(self.shell, visit))
         cards = self.shell.render(
             "photos_cards", visit, photos=[photo_card(photo, words) for photo in order],
             waiting=waiting, unsure=status.unsure, unusable=len(_unusable(photos)),
+            asked=asked,
         )  # fmt: skip
         meter = self.shell.render(
             "meter", visit, status=status, full=full, variety=variety(photos, words),
@@ -116,19 +122,22 @@ class Photos:
         left = list(files)
         yield emptied | self.state(visit, tuple(file.name for file in list(left)))
         photo_set = self.studio.photo_set(visit.user.id, visit.place.person)
-        work = started(lambda: self._intake(visit.user.id, photo_set.id, left))
-        seen = len(left)
-        while not wait([work], LOOK_SECONDS).done:
-            if len(left) != seen:
-                seen = len(left)
+        judged = Event()
+        work = started(lambda: self._intake(visit.user.id, photo_set.id, left, judged))
+        while not work.done():
+            if judged.wait(LOOK_SECONDS):
+                judged.clear()
                 yield self.state(visit, tuple(file.name for file in list(left)))
         yield self.shell.open(visit, "photos")
         refused = work.result()
         if refused:
             raise refused
 
-    def _intake(self, user_id: str, set_id: str, left: list[Path]) -> UserError | None:
-        """Take in all files, emptying `left`; the last refusal that has no card of its own.
+    def _intake(
+        self, user_id: str, set_id: str, left: list[Path], judged: Event
+    ) -> UserError | None:
+        """Take in all files, emptying `left` and setting `judged` after each; the last refusal that
+        has no card of its own.
 
         Gradio's copies can be fetched by their address, so each goes as soon as we have ours.
         """
@@ -140,6 +149,7 @@ class Photos:
                 except UserError as error:
                     refused = error
                 _forget(left.pop(0))
+                judged.set()
         finally:
             for file in left:
                 _forget(file)
@@ -190,13 +200,6 @@ class Photos:
 
     def _changed(self, visit: Visit) -> Updates:
         return self.shell.open(visit, "photos")
-
-    def _person(self, visit: Visit) -> Person:
-        people = self.studio.people(visit.user.id)
-        for person in people:
-            if person.id == visit.place.person:
-                return person
-        raise NotAllowed("this person")
 
 
 def _unusable(photos: list[Photo]) -> list[Photo]:

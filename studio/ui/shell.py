@@ -118,7 +118,7 @@ class Shell:
 
     def say(self, visit: Visit, kind: str, message: str, hint: str = "", **more: Any) -> Updates:
         """The notice under the header; kind: error, info or done."""
-        more.setdefault("undo", "")
+        more = {"undo": "", "appeal": ""} | more
         return {
             self.notice: self.render("notice", visit, kind=kind, message=message, hint=hint, **more)
         }

@@ -97,6 +97,11 @@ class Words:
         text = f"{count_bytes / 1e6:.1f}"
         return f"{text.replace('.', ',') if self.language == 'de' else text} MB"
 
+    def gigabytes(self, count_bytes: int) -> str:
+        """Bytes as GB with one decimal (10^9 bytes), with the language's decimal mark."""
+        text = f"{count_bytes / 1e9:.1f}"
+        return f"{text.replace('.', ',') if self.language == 'de' else text} GB"
+
 
 def language_of(accept: str) -> str:
     """The first of our languages in an Accept-Language header's order; English otherwise."""

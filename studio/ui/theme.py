@@ -59,6 +59,8 @@ def theme() -> gr.themes.Base:
         block_radius="16px", input_radius="12px", container_radius="16px",
         button_large_radius="12px", button_small_radius="10px", button_large_text_weight="600",
         checkbox_background_color_selected="#3a4bb8", checkbox_border_color="#8d857a",
+        checkbox_border_color_dark="#97929e", checkbox_background_color_dark="#27252b",
+        checkbox_background_color_selected_dark="#7686e0",
         checkbox_label_background_fill="#ffffff", checkbox_label_background_fill_dark="#27252b",
         checkbox_label_background_fill_selected="#eef0fc",
         checkbox_label_background_fill_selected_dark="#2c3152",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
+from prompts.style import Style
 from studio.actions import Quality, Shape
 from studio.errors import NotAllowed
 from studio.records import Avatar
@@ -21,32 +23,50 @@ class Tiles:
     def all(self, visit: Visit, *, run_id: str | None = None) -> list[dict[str, Any]]:
         """Tiles of a run in order of drawing, or of everything, newest first."""
         user = visit.user.id
-        people = {one.id: one.name for one in self.studio.people(user)}
-        styles = self.style_names(visit)
-        shapes = {
-            run.id: run.request.get("shape") for run in self.studio.runs(user, kind="generate")
-        }
         found = sorted(
             self.studio.avatars(user, run_id=run_id), key=lambda avatar: avatar.created_at,
             reverse=run_id is None,
         )  # fmt: skip
+        return self.tiles(visit, found)
+
+    def tiles(self, visit: Visit, found: Sequence[Avatar]) -> list[dict[str, Any]]:
+        """These avatars as the templates want them."""
+        user = visit.user.id
+        people = {one.id: one.name for one in self.studio.people(user)}
+        styles = {style.id: style for style in self._styles(visit)}
+        shapes = {
+            run.id: run.request.get("shape") for run in self.studio.runs(user, kind="generate")
+        }
+        before = {person_id: self._photo(visit, person_id) for person_id in
+                  {avatar.person_id for avatar in found}}  # fmt: skip
         return [
             cards.avatar_tile(
                 avatar, people.get(avatar.person_id, ""),
-                styles.get(avatar.style_id, avatar.style_id),
-                shapes.get(avatar.run_id) == "circle", visit.words,
+                cards.style_name(styles[avatar.style_id], visit.words)
+                if avatar.style_id in styles else avatar.style_id,
+                visit.words,
+                circle=shapes.get(avatar.run_id) == "circle",
+                clear=avatar.style_id in styles and styles[avatar.style_id].transparent,
+                before=before[avatar.person_id],
             )
             for avatar in found
         ]  # fmt: skip
 
+    def _photo(self, visit: Visit, person_id: str) -> str:
+        """The person's first accepted photo, to lay avatars over; empty where none is kept."""
+        user = visit.user.id
+        if person_id not in {one.id for one in self.studio.people(user)}:
+            return ""
+        photos = self.studio.photos(user, self.studio.photo_set(user, person_id).id)
+        return next((one.id for one in photos if one.accepted and one.preview_key), "")
+
     def style_names(self, visit: Visit) -> dict[str, str]:
         """Names of every style of every family that this user's models have."""
+        return {style.id: cards.style_name(style, visit.words) for style in self._styles(visit)}
+
+    def _styles(self, visit: Visit) -> list[Style]:
         families = {model.family for model in self.studio.models(visit.user.id)} | {"starter"}
-        return {
-            style.id: cards.style_name(style, visit.words)
-            for family in sorted(families)
-            for style in self.studio.styles(family)
-        }
+        return [style for family in sorted(families) for style in self.studio.styles(family)]
 
     def favourite(self, visit: Visit) -> None:
         self.studio.favourite(visit.user.id, visit.id, visit.said.get("on") == "yes")

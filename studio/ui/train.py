@@ -10,6 +10,7 @@ from studio.actions import Estimate, Quality
 from studio.errors import NotAllowed, UserError
 from studio.records import Person, Run
 from studio.ui import cards
+from studio.ui.following import Following, person_of
 from studio.ui.shell import Shell, Updates, Visit
 from studio.ui.strings import Words, label
 
@@ -28,6 +29,8 @@ class Train:
     def __init__(self, shell: Shell) -> None:
         self.shell = shell
         self.studio = shell.studio
+        self.following = Following(shell, "train")
+        self.base = gr.State("")
         with gr.Column(visible=False, elem_id="page-train", elem_classes="page") as self.column:
             self.head = shell.html("train-head")
             self.progress = shell.html("train-progress")
@@ -46,43 +49,61 @@ class Train:
                 )
             self.limits = shell.html("train-limits")
         shell.add(
-            self.head, self.progress, self.form, self.quality, self.estimate, self.title,
-            self.start, self.limits,
+            self.head, self.progress, self.form, self.quality, self.base, self.estimate,
+            self.title, self.start, self.limits,
         )  # fmt: skip
 
     def wire(self) -> None:
-        fields = [self.quality, self.title]
+        fields = [self.quality, self.title, self.base]
         self.shell.on(self.start.click, self.begin, inputs=fields)
         self.shell.on(self.quality.input, self.again, inputs=fields)
-        self.shell.dispatch(self.progress, {"cancel": self.cancel, "retry": self.retry})
-        self.shell.dispatch(self.estimate, {})
+        self.shell.dispatch(
+            self.progress, {"cancel": self.cancel, "retry": self.retry, "anew": self.anew}
+        )
+        self.shell.dispatch(self.estimate, {"base": self.other_base}, inputs=[self.quality])
 
     def show(self, visit: Visit) -> Updates:
-        person = self._person(visit)
-        run = self._run(visit)
+        person = person_of(self.shell, visit)
+        run = self.following.run(visit)
         visit = visit.at(run=run.id if run else "")
-        form = run is None or run.over
+        form = run is None or run.state in ("failed", "cancelled")
         return {
             self.head: self.shell.render("train_head", visit, person=person),
             self.shell.place: visit.place,
-            self.form: gr.Column(visible=form),
-            self.quality: "balanced",
-            self.title: "",
-            **(self._estimate(visit, "balanced") if form else {}),
+            **self._form(visit, form),
             **self._progress(visit, run, person),
         }
 
+    def anew(self, visit: Visit) -> Updates:
+        """A finished training is followed by another: show what it would take."""
+        return self._form(visit, True)
+
+    def _form(self, visit: Visit, shown: bool) -> Updates:
+        return {
+            self.form: gr.Column(visible=shown),
+            self.quality: "balanced",
+            self.title: "",
+            self.base: "",
+            **(self._estimate(visit, "balanced", "") if shown else {self.limits: ""}),
+        }
+
     def live(self, visit: Visit) -> Updates:
-        run = self._run(visit)
+        run = self.following.run(visit)
         if run is None:
             return {}
         if run.over:
             return self.show(visit)
-        return self._progress(visit, run, self._person(visit))
+        return self._progress(visit, run, person_of(self.shell, visit))
 
     def again(self, visit: Visit) -> Updates:
         """Another thoroughness was picked: what would it take."""
-        return self._estimate(visit, _quality(visit.values[self.quality]))
+        base_id = str(visit.values[self.base] or "")
+        return self._estimate(visit, _quality(visit.values[self.quality]), base_id)
+
+    def other_base(self, visit: Visit) -> Updates:
+        """Another base model was picked."""
+        quality = _quality(visit.values[self.quality])
+        return {self.base: visit.id} | self._estimate(visit, quality, visit.id)
 
     def begin(self, visit: Visit) -> Updates:
         user = visit.user.id
@@ -90,6 +111,7 @@ class Train:
         run = self.studio.train(
             user, photo_set.id, name=(visit.values[self.title] or "").strip(),
             quality=_quality(visit.values[self.quality]),
+            base_id=str(visit.values[self.base] or ""),
         )  # fmt: skip
         return self.shell.open(visit, "train", run=run.id)
 
@@ -102,7 +124,7 @@ class Train:
         run = self.studio.retry(visit.user.id, visit.id)
         return self.shell.open(visit, "train", run=run.id)
 
-    def _estimate(self, visit: Visit, quality: Quality) -> Updates:
+    def _estimate(self, visit: Visit, quality: Quality, base_id: str) -> Updates:
         user, words = visit.user.id, visit.words
         photo_set = self.studio.photo_set(user, visit.place.person)
         status = self.studio.set_status(user, photo_set.id)
@@ -114,10 +136,13 @@ class Train:
                 hint = cards.meter_words(status, self.shell.settings, words)
         else:
             try:
-                estimate = self.studio.estimate(user, photo_set.id, quality)
+                estimate = self.studio.estimate(user, photo_set.id, quality, base_id)
             except UserError as error:
                 trouble, hint = words.say(error.message), words.say(error.hint)
-        markup = self.shell.render("estimate", visit, estimate=estimate, trouble=trouble, hint=hint)
+        markup = self.shell.render(
+            "estimate", visit, estimate=estimate, trouble=trouble, hint=hint,
+            bases=self.studio.base_choices(),
+        )  # fmt: skip
         return {
             self.estimate: markup,
             self.start: gr.Button(interactive=estimate is not None),
@@ -133,12 +158,7 @@ class Train:
         if run is None:
             return {self.progress: ""}
         words = visit.words
-        ahead = self.studio.place_in_line(visit.user.id, run.id) if run.state == "waiting" else 0
-        left = (
-            words("run_left", time=words.duration(run.seconds_left))
-            if run.seconds_left is not None
-            else words("run_left_unknown") if run.state == "learning" else ""
-        )  # fmt: skip
+        ahead, left = self.following.ahead(visit, run), self.following.left(visit, run)
         markup = self.shell.render(
             "progress", visit, run=run, person=person, left=left,
             phase=cards.phase_words(run, ahead, person.name, words), percent=cards.percent(run),
@@ -168,25 +188,6 @@ class Train:
             )
         found.append({"name": words("run_report_time"), "value": words.duration(model.seconds)})
         return found
-
-    def _run(self, visit: Visit) -> Run | None:
-        """The run of the place, or else the person's running one."""
-        user = visit.user.id
-        if visit.place.run:
-            try:
-                run = self.studio.run(user, visit.place.run)
-            except NotAllowed:
-                run = None
-            if run and run.kind == "train" and run.person_id == visit.place.person:
-                return run
-        active = self.studio.runs(user, kind="train", active=True)
-        return next((run for run in active if run.person_id == visit.place.person), None)
-
-    def _person(self, visit: Visit) -> Person:
-        for person in self.studio.people(visit.user.id):
-            if person.id == visit.place.person:
-                return person
-        raise NotAllowed("this person")
 
 
 def likeness_words(value: str, words: Words) -> str:

@@ -29,6 +29,12 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/"
 
+    @property
+    def pid(self) -> int:
+        """The web process. Raises `AssertionError` before it was started."""
+        assert self._process
+        return self._process.pid
+
     def start(self) -> Server:
         """Start and wait until it is healthy. Raises `RuntimeError` with its log when it is not."""
         self.home.mkdir(parents=True, exist_ok=True)
