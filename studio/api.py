@@ -86,6 +86,14 @@ def routes(parts: Parts, visitors: Visitors, health: Callable[[], dict[str, Any]
             path = None
         return _file(path or Path(), 3600)
 
+    @router.get("/files/picture/{avatar_id}")
+    def picture(
+        request: Request, avatar_id: str, size: str = "", clear: bool = False
+    ) -> Response:
+        """An avatar made ready for a use. Not by link: it is made anew for each who asks."""
+        content = studio.picture(user_id(request), avatar_id, size_id=size, clear=clear)
+        return Response(content, media_type="image/png", headers={"cache-control": "no-store"})
+
     @router.get("/files/{kind}/{item_id}")
     def file(request: Request, kind: str, item_id: str) -> Response:
         path = studio.file(user_id(request), kind, item_id)
@@ -95,14 +103,6 @@ def routes(parts: Parts, visitors: Visitors, health: Callable[[], dict[str, Any]
     def link(request: Request, signed: str) -> Response:
         """A file by a link that was given out to its owner a short while ago."""
         facts = visitors.signer.read("link", signed)
-    @router.get("/files/picture/{avatar_id}")
-    def picture(
-        request: Request, avatar_id: str, size: str = "", clear: bool = False
-    ) -> Response:
-        """An avatar made ready for a use. Not by link: it is made anew for each who asks."""
-        content = studio.picture(user_id(request), avatar_id, size_id=size, clear=clear)
-        return Response(content, media_type="image/png", headers={"cache-control": "no-store"})
-
         if facts is None or facts["user"] != request.scope["user_name"]:
             raise NotAllowed("this file")
         owner, item_id = user_id(request), facts["id"]

@@ -180,6 +180,104 @@ window.studio = (() => {
     open(dialog, source);
   }
 
+  // Two pictures over each other; the slider says how much of the upper one is seen.
+  function overlay(data, opener) {
+    const say = words();
+    const dialog = make(`<dialog class="sheet overlay"><button type="button" class="quiet round viewer-close">${icon('<path d="M6.5 6.5l11 11M17.5 6.5l-11 11"/>')}</button>
+      <h2></h2><div class="slide"><img class="under" alt=""><img class="over" alt=""><span class="slide-line" aria-hidden="true"></span>
+      <b class="slide-left"></b><b class="slide-right"></b><input type="range" min="0" max="100" value="50"></div></dialog>`);
+    const part = (name) => dialog.querySelector(name), stage = part(".slide");
+    part(".viewer-close").setAttribute("aria-label", say.close);
+    part(".viewer-close").onclick = () => dialog.close();
+    part("h2").textContent = data.caption;
+    part(".over").src = data.before; part(".over").alt = data.beforeWords;
+    part(".under").src = data.after; part(".under").alt = data.afterWords;
+    part(".slide-left").textContent = data.beforeWords; part(".slide-right").textContent = data.afterWords;
+    const range = part("input");
+    range.setAttribute("aria-label", say.overlay_slide);
+    range.oninput = () => stage.style.setProperty("--at", `${range.value}%`);
+    range.oninput();
+    open(dialog, opener);
+    range.focus();
+  }
+
+  // Downloads in a size, with or without background: one picture, or several as a zip.
+  function saved(source, element) {
+    const ids = selected(element), all = source.dataset.all || "";
+    const query = ids.length ? ids.map((id) => `id=${encodeURIComponent(id)}`).join("&") : all;
+    return { query, zip: true, count: ids.length || element.querySelectorAll("[data-avatar]").length, name: "avatars.zip", clear: source.dataset.clear === "yes" };
+  }
+  function save(wish, opener) {
+    const say = words(), sizes = JSON.parse(document.querySelector("#top [data-sizes]")?.dataset.sizes || "[]");
+    const dialog = make(`<dialog class="sheet save"><h2></h2><p class="hint save-count"></p>
+      <label class="save-size"><span></span><select></select></label>
+      <label class="save-clear"><input type="checkbox"><span><strong></strong><span class="hint"></span></span></label>
+      <p class="save-told" role="status"></p><div class="row-actions"></div></dialog>`);
+    const part = (name) => dialog.querySelector(name), list = part("select"), clear = part("input");
+    part("h2").textContent = say.save_title;
+    part(".save-count").textContent = wish.zip ? say.save_some.replace("#", wish.count) : "";
+    part(".save-size span").textContent = say.save_size;
+    part(".save-clear strong").textContent = say.save_clear;
+    part(".save-clear .hint").textContent = wish.clear ? say.save_clear_help : say.save_clear_not;
+    clear.disabled = !wish.clear;
+    list.append(new Option(say.save_drawn, ""));
+    for (const group of new Set(sizes.map((one) => one.group))) {
+      const box = document.createElement("optgroup");
+      box.label = group;
+      box.append(...sizes.filter((one) => one.group === group).map((one) => new Option(one.name, one.id)));
+      list.append(box);
+    }
+    const no = button(say.cancel), go = button(say.save_go, "key"), told = part(".save-told");
+    part(".row-actions").append(no, go);
+    no.onclick = () => dialog.close();
+    go.onclick = async () => {
+      const asked = new URLSearchParams(wish.query || "");
+      if (list.value) asked.set("size", list.value);
+      if (clear.checked) asked.set("clear", "1");
+      go.disabled = true;
+      told.className = "save-told";
+      told.textContent = say.save_busy;
+      try {
+        const answer = await fetch(`${wish.zip ? "files/avatars.zip" : `files/picture/${encodeURIComponent(wish.id)}`}?${asked}`);
+        if (!answer.ok) throw (await answer.json().catch(() => ({}))).code || "";
+        const link = document.createElement("a");
+        link.href = URL.createObjectURL(await answer.blob());
+        link.download = list.value ? wish.name.replace(/(\.\w+)$/, `-${list.value}$1`) : wish.name;
+        link.click();
+        setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+        dialog.close();
+      } catch (code) {
+        told.className = "save-told save-bad";
+        told.textContent = code === "not-plain" ? say.save_not_plain : say.save_failed;
+      }
+      go.disabled = false;
+    };
+    open(dialog, opener);
+    list.focus();
+  }
+
+  // A word against a refusal, for the host.
+  function appeal(source, trigger) {
+    const say = words();
+    const dialog = make(`<dialog class="sheet appeal"><form method="dialog"><h2></h2><p class="hint"></p>
+      <label><span></span><textarea rows="4" maxlength="1000" required></textarea></label><div class="row-actions"></div></form></dialog>`);
+    const part = (name) => dialog.querySelector(name);
+    part("h2").textContent = say.appeal_title;
+    part(".hint").textContent = source.dataset.kind === "text" ? say.appeal_help_text : say.appeal_help;
+    part("label span").textContent = say.appeal_reason;
+    const no = button(say.cancel), go = button(say.appeal_send, "key");
+    go.type = "submit";
+    part(".row-actions").append(no, go);
+    no.onclick = () => dialog.close();
+    part("form").onsubmit = (event) => {
+      event.preventDefault();
+      dialog.close();
+      trigger("click", { do: "appeal", kind: source.dataset.kind, id: source.dataset.id, reason: part("textarea").value });
+    };
+    open(dialog, source);
+    part("textarea").focus();
+  }
+
   // Selecting avatars changes what the toolbar downloads or deletes.
   const selected = (element) => [...element.querySelectorAll('[data-local="select"]:checked')].map((one) => one.value);
   function showSelected(element) {
@@ -221,6 +319,14 @@ window.studio = (() => {
   function countStyles(element, count) {
     const line = element.querySelector(".styles-count");
     if (line) line.textContent = count === 0 ? line.dataset.none : count === 1 ? line.dataset.one : line.dataset.many.replace("#", count);
+  }
+  function likeStyle(source, element, trigger) {
+    const on = source.getAttribute("aria-pressed") !== "true";
+    source.setAttribute("aria-pressed", String(on));
+    source.classList.toggle("on", on);
+    source.closest(".style").dataset.liked = on ? "yes" : "no";
+    filter(element);
+    trigger("click", { do: "like_style", id: source.dataset.id, on: on ? "yes" : "no" });
   }
   function pickCategory(source, element) {
     for (const one of element.querySelectorAll('[data-local="style-category"]')) one.setAttribute("aria-pressed", String(one === source));
@@ -313,11 +419,3 @@ window.studio = (() => {
 
   return { relay, styles };
 })();
-  function likeStyle(source, element, trigger) {
-    const on = source.getAttribute("aria-pressed") !== "true";
-    source.setAttribute("aria-pressed", String(on));
-    source.classList.toggle("on", on);
-    source.closest(".style").dataset.liked = on ? "yes" : "no";
-    filter(element);
-    trigger("click", { do: "like_style", id: source.dataset.id, on: on ? "yes" : "no" });
-  }
