@@ -159,6 +159,8 @@ class Erasing(Appeals):
             "runs": Run,
             "avatars": Avatar,
             "uses": Use,
+            "liked_styles": LikedStyle,
+            "appeals": Appeal,
         }
         found = {
             name: [dataclasses.asdict(r) for r in self.catalog.find(kind, user_id=user.id)]
@@ -167,8 +169,6 @@ class Erasing(Appeals):
         return {"user": dataclasses.asdict(user), **found}
 
 
-            "liked_styles": LikedStyle,
-            "appeals": Appeal,
 def _prefix(person: Person) -> str:
     return f"users/{person.user_id}/people/{person.id}"
 
