@@ -1,7 +1,9 @@
-"""One lease per device: a training and a drawing are never on the same device at the same time.
+"""One lease per device: a training and a drawing are never at work on a device at the same time.
 
 Leases are file locks, so the end of a process, however sudden, ends its leases. A drawing asks a
-training on its device to pause at a step; the training goes on when nobody wishes to draw.
+training on its device to pause at a step; the training goes on when nobody wishes to draw. Where
+the memory of the device does not hold both, the training leaves it meanwhile, and an engine that
+draws nothing does not stay on it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from training.progress import LEAVE
+
 Stop = Callable[[], bool]
+Fits = Callable[[float], bool]  # GB that somebody else needs -> beside us
+
+DRAWING_SHARE = 0.6
+"""Drawing needs about this share of what a training of the same base needs: the weights once, and
+neither gradients nor an optimizer. An estimate on the safe side: 3 of 6 GB (sd15), 8 of 16 (sdxl).
+"""
+
+USABLE = 0.9
+"""Of a device's memory; the rest is taken by its driver, by fragments and by the screen."""
+
 POLL_S = 0.1
 
 
@@ -57,8 +71,22 @@ class FileLock:
                 raise GaveUp
             time.sleep(POLL_S)
 
+    def note(self, text: str) -> None:
+        """Say something to those who look at the lock. Only while it is held."""
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, text.encode(), 0)
+
+    def noted(self) -> str:
+        """What its holder said last; empty when nothing."""
+        try:
+            return self.path.read_text("utf-8")
+        except FileNotFoundError:
+            return ""
+
     def release(self) -> None:
         if self._descriptor is not None:
+            self.note("")
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -75,10 +103,11 @@ class FileLock:
 class TrainingLease:
     """A training's hold on its device. `share` is called at every look at the trainer."""
 
-    def __init__(self, device: FileLock, wish: FileLock, pause_file: Path) -> None:
+    def __init__(self, device: FileLock, wish: FileLock, pause_file: Path, fits: Fits) -> None:
         self._device = device
         self._wish = wish
         self._pause_file = pause_file
+        self._fits = fits
 
     def share(self, *, paused: bool) -> bool:
         """Ask the trainer to pause while somebody wishes to draw; True while the device is lent.
@@ -86,7 +115,9 @@ class TrainingLease:
         `paused` says whether the trainer stands still now; only then is the device lent.
         """
         if self._wish.taken_by_another():
-            self._pause_file.touch()
+            # What is wished for is noted right after the wish; until then it may be anything.
+            needed = float(self._wish.noted() or "inf")
+            self._pause_file.write_bytes(b"" if self._fits(needed) else LEAVE)
             if paused:
                 self._device.release()
         elif self._device.take():
@@ -105,31 +136,44 @@ class Device:
         return FileLock(self._folder / f"{name}.lock")
 
     @contextmanager
-    def training(self, pause_file: Path, *, stop: Stop) -> Iterator[TrainingLease]:
+    def training(
+        self, pause_file: Path, *, stop: Stop, fits: Fits = lambda _needed_gb: True
+    ) -> Iterator[TrainingLease]:
         """Hold the device for a training, whose trainer pauses while `pause_file` exists.
 
-        Raises `GaveUp` when `stop` becomes true before the device is free.
+        `fits` says whether somebody who needs so many GB has room beside the trainer; who has not
+        makes it leave. Raises `GaveUp` when `stop` becomes true before the device is free.
         """
         turn, device = self._lock("training"), self._lock("device")
         try:
             turn.wait(stop)
             device.wait(stop)
-            yield TrainingLease(device, self._lock("wish"), pause_file)
+            yield TrainingLease(device, self._lock("wish"), pause_file, fits)
         finally:
             device.release()
             turn.release()
 
     @contextmanager
-    def drawing(self, *, stop: Stop) -> Iterator[None]:
+    def drawing(self, *, stop: Stop, needs_gb: float = 0.0) -> Iterator[None]:
         """Hold the device for drawing; a training on it pauses first and goes on afterwards.
 
-        Raises `GaveUp` when `stop` becomes true before the device is free.
+        It leaves the device when it has no room for `needs_gb` beside it. Raises `GaveUp` when
+        `stop` becomes true before the device is free.
         """
         wish, device = self._lock("wish"), self._lock("device")
         try:
             wish.wait(stop)
+            wish.note(str(needs_gb))
             device.wait(stop)
             yield
         finally:
             device.release()
             wish.release()
+
+
+def together(memory_gb: float, *needs_gb: float) -> bool:
+    """Whether all of these have room on a device at once.
+
+    `memory_gb` 0 is a processor: its memory is everybody's, and the system pages.
+    """
+    return memory_gb <= 0 or sum(needs_gb) <= memory_gb * USABLE

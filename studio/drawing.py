@@ -103,9 +103,13 @@ class Drawing:
         self._tell(run_id, "waiting", "Waiting for this machine to be free.", work)
         try:
             device = self._parts.drawing_device(run_id)
-            with device.drawing(stop=lambda: self._stopping(run_id)):
+            needed = self._engines.needed_gb(model.base_id)
+            with device.drawing(stop=lambda: self._stopping(run_id), needs_gb=needed):
                 self._tell(run_id, "drawing", DRAWN, work)
-                self._draw_all(run, model, prompts, work)
+                try:
+                    self._draw_all(run, model, prompts, work)
+                finally:
+                    self._engines.rest()
         except GaveUp:
             self._open(run_id)
             self._shift.park()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable
 
 from diffusion.bases import BaseError, Bases
 from serving.request import Engine
 from studio.aws_parts import async_engine, endpoint_engine
+from studio.devices import DRAWING_SHARE, together
 from studio.errors import BackendError
 from studio.machine import Machine
 from studio.settings import Settings
@@ -38,6 +40,27 @@ class Engines:
                 self._loaded = (base_id, opened)
             return self._loaded[1]
 
+    def needed_gb(self, base_id: str) -> float:
+        """Memory of this machine's device that drawing with a base takes, about."""
+        if self._settings.engine != "local":
+            return 0.0
+        try:
+            return self._bases.get(base_id).memory_gb * DRAWING_SHARE
+        except BaseError:
+            return 0.0
+
+    def rest(self) -> None:
+        """Nothing is drawn now: the engine stays loaded only where a training has room beside it
+        and beside those of the other workers here."""
+        with self._lock:
+            if self._loaded is None:
+                return
+            memory_gb = self._machine.memory_gb
+            learned = [base.memory_gb for base in self._bases.list() if base.memory_gb <= memory_gb]
+            engines = [self.needed_gb(self._loaded[0])] * max(1, self._settings.workers)
+            if not together(memory_gb, max(learned, default=0.0), *engines):
+                self._close()
+
     def close(self) -> None:
         """Give the memory back."""
         with self._lock:
@@ -47,6 +70,9 @@ class Engines:
         if self._loaded is not None:
             engine, self._loaded = self._loaded[1], None
             getattr(engine, "close", lambda: None)()
+            torch = sys.modules.get("torch")
+            if torch is not None and torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     def _local(self, base_id: str) -> Engine:
         base = self._bases.get(base_id)

@@ -20,8 +20,9 @@ from PIL import Image
 from moderation.verdict import Decision
 from studio.classes import ClassPictures
 from studio.delivery import Delivery
-from studio.devices import GaveUp, TrainingLease
+from studio.devices import GaveUp, TrainingLease, together
 from studio.errors import NotAllowed, UserError
+from studio.packing import Packing
 from studio.parts import Parts
 from studio.patience import Patient
 from studio.previews import Previews
@@ -61,7 +62,12 @@ class Learning:
         self._shift = shift
         self._runs = Patient(parts.catalog, shift)
         self._delivery = Delivery(self._runs, parts.storage)
-        self._shown: dict[str, tuple[Phase, int, int]] = {}
+        self._shown: dict[str, tuple[Phase, int, int, str | None]] = {}
+        self._packing = Packing(
+            self._runs,
+            most=parts.settings.aws_pack_people,
+            wait_s=parts.settings.aws_pack_seconds,
+        )
         self._classes = ClassPictures(parts.settings, parts.moderation, parts.machine.device)
 
     # the steps, in order
@@ -89,7 +95,7 @@ class Learning:
         self._tell(run_id, "waiting", "Waiting for this machine to be free.")
         try:
             device = self._parts.training_device(run_id)
-            with device.training(pause_file, stop=stop) as lease:
+            with device.training(pause_file, stop=stop, fits=self._beside(run)) as lease:
                 self._tell(run_id, "preparing", _SENTENCES[Phase.PREPARING])
                 # Another machine may have staged them, or a power cut may have taken them.
                 self._copy_photos(run)
@@ -159,6 +165,12 @@ class Learning:
             return self._shift.ending or run is None or run.over
 
         return stopping
+
+    def _beside(self, run: Run) -> Callable[[float], bool]:
+        """Whether something that needs so many GB has room beside this run's trainer."""
+        memory_gb = self._parts.machine.memory_gb
+        ours = self._parts.bases.get(run.request["base_id"]).memory_gb
+        return lambda needed_gb: together(memory_gb, ours, needed_gb)
 
     def _folder(self, run_id: str) -> Path:
         return self._parts.work_folder(run_id)
@@ -278,7 +290,7 @@ class Learning:
         """
         trainer, stop = self._parts.trainer, self._stopping(run_id)
         with _in_words():
-            handle = trainer.start(request)
+            handle = self._begun(run_id) or self._packing.start(trainer, request, stop)
         self._runs.update_run(run_id, detail={"handle": handle})
         with Previews(self._parts, self._runs, run_id) as previews:
             while True:
@@ -294,6 +306,11 @@ class Learning:
                 self._show(run_id, status)
                 time.sleep(POLL_S)
 
+    def _begun(self, run_id: str) -> str:
+        """The handle of a training that goes on elsewhere, whether or not it answers now."""
+        remote = self._parts.settings.trainer != "local"
+        return str(self._open(run_id).detail.get("handle", "")) if remote else ""
+
     def _halt(self, handle: str) -> None:
         """End the trainer of a cancelled run; at the end of the shift leave it to be continued."""
         if self._shift.ending:
@@ -307,12 +324,12 @@ class Learning:
 
     def _show(self, run_id: str, status: TrainingStatus) -> None:
         """Bring what the trainer says into the run that the page reads."""
-        shown = (status.phase, status.step, status.total)
+        shown = (status.phase, status.step, status.total, status.note)
         if self._shown.get(run_id) == shown:
             return
         changes: dict[str, Any] = {"total": status.total} if status.total else {}
-        if status.note:
-            changes["detail"] = {"note": status.note}
+        if status.note or self._shown.get(run_id, shown)[3]:
+            changes["detail"] = {"note": status.note or ""}
         self._runs.update_run(
             run_id,
             state=status.phase.value,
@@ -321,7 +338,7 @@ class Learning:
             seconds_left=status.seconds_left,
             **changes,
         )
-        self._shown = {run_id: shown}
+        self._shown[run_id] = shown
 
 
 def _sha256(content: bytes) -> str:

@@ -23,7 +23,14 @@ import psutil
 
 from training.dreambooth import INTERRUPTED
 from training.errors import TrainingError
-from training.progress import CANCEL, PAUSE, Progress, read_status, write_atomically
+from training.progress import (
+    CANCEL,
+    PAUSE,
+    Progress,
+    asked_to_leave,
+    read_status,
+    write_atomically,
+)
 from training.request import Phase, TrainedModel, TrainingRequest, TrainingStatus
 from training.result import FOLDER, read_result
 
@@ -65,7 +72,7 @@ class LocalTrainer:
                 )
         else:
             write_atomically(path, asked)
-        if not self._over(folder) and not self._alive(folder):
+        if not (self._over(folder) or self._alive(folder) or asked_to_leave(folder)):
             self._spawn(folder)
         return str(folder)
 
@@ -82,6 +89,10 @@ class LocalTrainer:
         status = read_status(folder)  # it may have ended between the two looks
         if status is not None and status.phase.terminal:
             return status
+        if asked_to_leave(folder):
+            return (status or TrainingStatus(phase=Phase.PAUSED)).model_copy(
+                update={"phase": Phase.PAUSED, "seconds_left": None}
+            )
         process = self._process(folder)
         step = status.step if status is not None else 0
         before = int(process.get("failures", 0)) if step <= int(process.get("step", 0)) else 0

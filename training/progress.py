@@ -1,8 +1,10 @@
 """What a run tells (status.json) and what it is told (pause and cancel files, SIGTERM).
 
 `status.json` is replaced atomically, so a reader always sees a whole one. A file `pause` in the run
-folder holds the run at the next step until it is removed; a file `cancel` ends it; SIGTERM (or the
-death of the process that started the run) saves a checkpoint and ends it so that it can continue.
+folder holds the run at the next step until it is removed; with the word `leave` in it, the run
+saves itself and ends until then, so that its memory is free. A file `cancel` ends it. SIGTERM (or
+the death of the process that started the run) saves a checkpoint and ends it so that it can
+continue.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pydantic import ValidationError
 from training.request import Phase, Preview, TrainingStatus
 
 STATUS, PAUSE, CANCEL = "status.json", "pause", "cancel"
+LEAVE = b"leave"
 _WRITE_EVERY_S = 0.5
 _TELL_EVERY_S = 10.0  # on stdout, where job logs are read for metrics
 _LOOK_EVERY_S = 0.2
@@ -136,7 +139,10 @@ class Control:
             raise Interrupted
 
     def hold(self, progress: Progress, before: Callable[[], None]) -> None:
-        """While the pause file is there: save by `before`, say so, and wait for its removal."""
+        """While the pause file is there: save by `before`, say so, and wait for its removal.
+
+        Raises `Interrupted` when it asks the run to leave.
+        """
         pause = self._folder / PAUSE
         if not pause.exists():
             return
@@ -144,9 +150,18 @@ class Control:
         phase = progress.status.phase
         progress.phase(Phase.PAUSED)
         while pause.exists():
+            if asked_to_leave(self._folder):
+                raise Interrupted
             self.check()
             time.sleep(0.1)
         progress.phase(phase)
+
+
+def asked_to_leave(run_folder: Path) -> bool:
+    """Whether the run shall not even wait on its device now."""
+    with suppress(OSError):
+        return (run_folder / PAUSE).read_bytes() == LEAVE
+    return False
 
 
 def write_atomically(path: Path, content: bytes) -> None:

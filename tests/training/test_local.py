@@ -15,6 +15,7 @@ import pytest
 from tests.training.runs import request
 from training.errors import TrainingError
 from training.local import LOG, PROCESS, LocalTrainer
+from training.progress import LEAVE, PAUSE
 from training.request import Phase, TrainingRequest, TrainingStatus
 
 LONG_S = 240
@@ -60,6 +61,15 @@ def test_a_run_lives_through_pause_term_and_kill(ask, tmp_path):
     wait(trainer, handle, lambda s: pid(handle) != first)
     trainer.resume(handle)
     wait(trainer, handle, lambda s: s.step > held.step + 2 and s.phase is Phase.LEARNING)
+
+    (asked.run_folder / PAUSE).write_bytes(LEAVE)
+    left = wait(
+        trainer, handle, lambda s: s.phase is Phase.PAUSED and not trainer._alive(asked.run_folder)
+    )
+    assert left.step > held.step and trainer.start(asked) == handle
+    assert not trainer._alive(asked.run_folder), "it came back before the device was free"
+    trainer.resume(handle)
+    wait(trainer, handle, lambda s: s.step > left.step and s.phase is Phase.LEARNING)
 
     os.kill(pid(handle), signal.SIGKILL)
     other_worker = LocalTrainer(threads=1)
