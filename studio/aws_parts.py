@@ -64,6 +64,7 @@ def job_settings(settings: Settings) -> SageMakerSettings:
         poll_every_s=settings.aws_poll_seconds,
         kms_key=settings.aws_kms_key,
         endpoint_url=settings.aws_endpoint_url,
+        hash_cache=settings.home / "bases" / "hashes.json",
     )
 
 

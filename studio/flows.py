@@ -84,11 +84,13 @@ def register(parts: Parts, shift: Shift, engines: Engines) -> Callable[[datetime
     return sweep
 
 
-def serve_queues(sweep: Callable[[datetime, object], None]) -> None:
+def serve_queues(sweep: Callable[[datetime, object], None], settings: Settings) -> None:
     """Begin to take work, and to sweep now and then. After `DBOS.launch()`."""
-    for name in (TRAIN_QUEUE, DRAW_QUEUE):
+    # People who may share a job at AWS must be at hand together.
+    packed = settings.aws_pack_people if settings.trainer == "sagemaker" else 1
+    for name, at_once in ((TRAIN_QUEUE, packed), (DRAW_QUEUE, 1)):
         # The order in it is the priority that `DurableWorkflows` gives: fair between users.
-        DBOS.register_queue(name, worker_concurrency=1, polling_interval_sec=QUEUE_POLL_S)
+        DBOS.register_queue(name, worker_concurrency=at_once, polling_interval_sec=QUEUE_POLL_S)
     # One of the workers does it, however many there are.
     DBOS.apply_schedules(
         [{"schedule_name": "sweep", "workflow_fn": sweep, "schedule": SWEEP, "context": {}}]

@@ -86,7 +86,7 @@ def _launch(parts: Parts, shift: Shift, worker_id: str) -> None:
     )
     sweep = flows.register(parts, shift, Engines(settings, parts.bases, parts.machine))
     DBOS.launch()
-    flows.serve_queues(sweep)
+    flows.serve_queues(sweep, settings)
 
 
 def _watch(parts: Parts) -> None:

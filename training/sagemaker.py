@@ -63,6 +63,7 @@ class SageMakerSettings:
     subnets: tuple[str, ...] = ()
     security_groups: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    hash_cache: Path | None = None
 
 
 def clients(region: str, endpoint_url: str = "") -> tuple[Any, Any]:
@@ -115,19 +116,26 @@ class SageMakerTrainer:
         if len({request.base.sha256 for request in requests}) > 1:
             raise TrainingError("People who are trained on different bases cannot share a job.")
         for request in requests:
-            check_request(request)
+            check_request(request, self.settings.hash_cache)
         job = job_name([request.run_id for request in requests])
-        until = time.time() + self.settings.max_wait_s + SLACK_S
-        handles = [
-            Handle(job, request.run_id, request.run_folder, until).text() for request in requests
-        ]
         with asking("start the training"):
             if self._describe(job) is None:
                 base = self._upload_base(requests[0])
                 for request in requests:
                     self._upload_run(request)
                 self._create(job, base, requests)
-        return handles
+        return [self._handle(job, request) for request in requests]
+
+    def find_packed(self, run_ids: Sequence[str], request: TrainingRequest) -> str | None:
+        """The handle of one of the runs that were to share a job, if AWS knows that job."""
+        job = job_name(run_ids)
+        with asking("look for the training"):
+            known = self._describe(job) is not None
+        return self._handle(job, request) if known else None
+
+    def _handle(self, job: str, request: TrainingRequest) -> str:
+        until = time.time() + self.settings.max_wait_s + SLACK_S
+        return Handle(job, request.run_id, request.run_folder, until).text()
 
     def poll(self, handle: str) -> TrainingStatus:
         """The run's state. While AWS does not answer, the last known one with a note."""
