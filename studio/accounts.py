@@ -1,7 +1,7 @@
-"""Who is asking: one local user, people with passwords, or guests with a space of their own.
+"""Who is asking: one local user, people who sign in, or guests with a space of their own.
 
-A studio that only this machine can reach has one user. Given a file of accounts, people sign in.
-A studio that others can reach without accounts gives every browser an own, empty space.
+A studio that only this machine can reach has one user. Given a file of accounts or a provider,
+people sign in. A studio that others can reach without either gives every browser an own space.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from starlette.requests import HTTPConnection
 
+from studio import oidc
 from studio.errors import BackendError, UserError
 from studio.settings import Settings
 
@@ -42,7 +43,7 @@ def hash_password(password: str) -> str:
 
 def account_line(name: str, password: str) -> str:
     """A line for the file of accounts. Raises `UserError` for a bad name or a short password."""
-    if not _NAME.match(name) or name == LOCAL_USER or name.startswith("guest-"):
+    if not _NAME.match(name) or name == LOCAL_USER or name.startswith(("guest-", oidc.PREFIX)):
         raise UserError(
             f"“{name[:60]}” cannot be a user name.",
             "Use up to 60 letters, digits and . _ @ -, beginning with a letter or digit.",
@@ -91,6 +92,14 @@ class Accounts:
         found = _scrypt(password[:1000], _unb64(salt))
         return hmac.compare_digest(found, _unb64(wanted)) and kept is not None
 
+    def stamp(self, name: str) -> str:
+        """Changes with the password, so that sessions begun with an old one end; empty for nobody.
+
+        Raises `BackendError` as `names` does.
+        """
+        kept = self.names().get(name)
+        return hashlib.sha256(kept.encode()).hexdigest()[:16] if kept else ""
+
     def names(self) -> dict[str, str]:
         """Password hashes by user. Raises `BackendError` naming the line that is wrong."""
         try:
@@ -121,7 +130,7 @@ class Accounts:
 
 
 class Throttle:
-    """Counts misses by key; a key with too many must wait. Safe to use from many threads."""
+    """Counts tries by key; a key with too many that missed must wait. Safe from many threads."""
 
     def __init__(self, most: int = MISSES, window_s: float = MISS_WINDOW_S) -> None:
         self._most = most
@@ -129,21 +138,32 @@ class Throttle:
         self._misses: dict[str, list[float]] = {}
         self._lock = threading.Lock()
 
-    def wait_s(self, *keys: str) -> float:
-        """Seconds until all keys may try again; 0 for now."""
-        moment = time.monotonic()
-        with self._lock:
-            return max((self._wait(key, moment) for key in keys), default=0.0)
+    def begin(self, *keys: str) -> float:
+        """Seconds until all keys may try again or, for 0, a try that counts until `forgive`.
 
-    def miss(self, *keys: str) -> None:
+        Counted before it is known to miss, so that many at once are as slow as one by one.
+        """
         moment = time.monotonic()
         with self._lock:
+            wait_s = max((self._wait(key, moment) for key in keys), default=0.0)
+            if wait_s:
+                return wait_s
             if len(self._misses) > MOST_WATCHED:
                 old = [k for k, m in self._misses.items() if moment - m[-1] > self._window_s]
                 for key in old or list(self._misses)[: MOST_WATCHED // 2]:
                     del self._misses[key]
             for key in keys:
                 self._misses[key] = [*self._misses.get(key, [])[-self._most :], moment]
+        return 0.0
+
+    def forgive(self, *keys: str) -> None:
+        """The try that began last was good."""
+        with self._lock:
+            for key in keys:
+                if len(self._misses.get(key, [])) > 1:
+                    self._misses[key].pop()
+                else:
+                    self._misses.pop(key, None)
 
     def _wait(self, key: str, moment: float) -> float:
         recent = [m for m in self._misses.get(key, []) if moment - m < self._window_s]
@@ -182,6 +202,7 @@ class Visitors:
         self.settings = settings
         self.signer = Signer(settings)
         self.accounts = Accounts(Path(settings.accounts)) if settings.accounts else None
+        self.provider = _provider(settings)
         self.throttle = Throttle()
         if self.accounts is not None:
             self.accounts.names()
@@ -189,27 +210,52 @@ class Visitors:
     @property
     def guests(self) -> bool:
         """Whether every browser gets a space of its own."""
-        return self.accounts is None and self.settings.public
+        return self.settings.public and not self.signs_in
+
+    @property
+    def signs_in(self) -> bool:
+        """Whether people have accounts, here or at the provider."""
+        return self.accounts is not None or self.provider is not None
 
     def name(self, request: HTTPConnection) -> str | None:
         """The user's name, or None for somebody who has not signed in."""
-        if self.accounts is None and not self.settings.public:
+        if not self.signs_in and not self.settings.public:
             return LOCAL_USER
         facts = self.signer.read("session", request.cookies.get(COOKIE, ""))
-        name = facts["user"] if facts else None
-        if name is None:
-            return None
-        if self.accounts is not None:
-            return name if name in self.accounts.names() else None
-        return name if name.startswith("guest-") else None
+        name = facts["user"] if facts else ""
+        if name.startswith("guest-"):
+            return name if self.guests else None
+        if name.startswith(oidc.PREFIX):
+            return name if self.provider is not None else None
+        stamp = self.accounts.stamp(name) if self.accounts is not None else ""
+        return name if facts and stamp and stamp == facts.get("stamp") else None
 
     def session(self, name: str) -> str:
         """The content of the cookie that makes a browser this user's."""
-        return self.signer.sign("session", {"user": name}, seconds=SESSION_S)
+        stamp = self.accounts.stamp(name) if self.accounts is not None else ""
+        return self.signer.sign("session", {"user": name, "stamp": stamp}, seconds=SESSION_S)
 
     def guest(self) -> str:
         """The session of a new guest."""
         return self.session(f"guest-{secrets.token_urlsafe(16)}")
+
+
+def _provider(settings: Settings) -> oidc.Provider | None:
+    if not settings.oidc_issuer:
+        return None
+    if not settings.oidc_client_id:
+        raise BackendError(
+            "AVATAR_OIDC_ISSUER is set but AVATAR_OIDC_CLIENT_ID is not. Register the studio with "
+            "the provider and set the id that it gives."
+        )
+    allowed = (one.strip() for one in settings.oidc_allowed.split(","))
+    return oidc.Provider(
+        settings.oidc_issuer,
+        settings.oidc_client_id,
+        settings.oidc_client_secret.get_secret_value(),
+        settings.oidc_scopes,
+        frozenset(one.casefold() if "@" in one else one for one in allowed if one),
+    )
 
 
 def signing_key(settings: Settings) -> bytes:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from studio.accounts import Visitors
+from studio import oidc
+from studio.accounts import COOKIE, Visitors
 from studio.erasure import zip_folder
 from studio.errors import BackendError, NotAllowed, UserError
-from studio.guard import cookie
+from studio.guard import cookie, is_secure
 from studio.parts import Parts
+
+log = logging.getLogger(__name__)
 
 LINK_S = 600.0
 """How long a link to an original, an archive or weights works."""
@@ -35,10 +40,14 @@ place-items:center;min-height:100vh;margin:0}}form{{background:#fff;border:1px s
 border-radius:16px;padding:32px;display:grid;gap:16px;width:min(320px,80vw)}}
 input,button{{font:inherit;padding:12px;border-radius:12px;border:1px solid #cfc7bb}}
 button{{background:#3a4bb8;color:#fff;border:0}}p{{margin:0;color:#a3271f}}h1{{margin:0}}</style>
-<form method="post" action="login"><h1>Avatar Studio</h1>{notice}
+<form method="post" action="{up}login"><h1>Avatar Studio</h1>{notice}{ways}</form></html>"""
+
+_PASSWORD = """
 <label>Name<br><input name="name" autocomplete="username" required autofocus></label>
 <label>Password<br><input name="password" type="password" autocomplete="current-password" required>
-</label><button>Sign in</button></form></html>"""
+</label><button>Sign in</button>"""
+
+BEGUN = f"{COOKIE}-sign-in"
 
 
 def routes(parts: Parts, visitors: Visitors, health: Callable[[], dict[str, Any]]) -> APIRouter:
@@ -138,9 +147,37 @@ def routes(parts: Parts, visitors: Visitors, health: Callable[[], dict[str, Any]
 def _sign_in_routes(router: APIRouter, visitors: Visitors, *, framed: bool) -> None:
     @router.get("/login")
     def login_page() -> Response:
-        if visitors.accounts is None:
-            return RedirectResponse(".", 303)
-        return HTMLResponse(_PAGE.format(notice=""))
+        return _sign_in(visitors, "", 200) if visitors.signs_in else RedirectResponse(".", 303)
+
+    @router.get("/login/oidc")
+    def leave(request: Request) -> Response:
+        """Off to the provider; what must come back with its answer waits in a signed cookie."""
+        if visitors.provider is None:
+            raise NotAllowed("this page")
+        begun = visitors.provider.begin(_back(request, visitors))
+        signed = visitors.signer.sign("sign-in", begun.facts, seconds=oidc.BEGUN_S)
+        answer = RedirectResponse(begun.address, 303, {"cache-control": "no-store"})
+        _set_cookie(answer, request, signed, framed=framed, name=BEGUN)
+        return answer
+
+    @router.get("/login/back")
+    def come_back(request: Request) -> Response:
+        if visitors.provider is None:
+            raise NotAllowed("this page")
+        facts = visitors.signer.read("sign-in", request.cookies.get(BEGUN, ""))
+        try:
+            given = dict(request.query_params)
+            name = visitors.provider.finish(_back(request, visitors), given, facts)
+        except UserError as fault:
+            return _sign_in(visitors, str(fault), 403, up="../")
+        except BackendError as fault:
+            log.error("sign-in failed: %s", fault)
+            notice = "The sign-in provider is not available right now."
+            return _sign_in(visitors, notice, 503, up="../")
+        answer = RedirectResponse("..", 303, {"cache-control": "no-store"})
+        _set_cookie(answer, request, visitors.session(name), framed=framed)
+        _set_cookie(answer, request, "", framed=framed, name=BEGUN)
+        return answer
 
     @router.post("/login")
     def login(
@@ -150,21 +187,21 @@ def _sign_in_routes(router: APIRouter, visitors: Visitors, *, framed: bool) -> N
             return RedirectResponse(".", 303)
         where = request.client.host if request.client else ""
         keys = (f"name {name[:60]}", f"from {where}")
-        wait_s = visitors.throttle.wait_s(*keys)
+        wait_s = visitors.throttle.begin(*keys)
         if wait_s > 0:
-            return _sign_in(f"Too many tries. Wait {round(wait_s / 60) or 1} minutes.", 429)
+            wait = f"Too many tries. Wait {round(wait_s / 60) or 1} minutes."
+            return _sign_in(visitors, wait, 429)
         if not visitors.accounts.check(name, password):
-            visitors.throttle.miss(*keys)
-            return _sign_in("Name or password is wrong.", 401)
+            return _sign_in(visitors, "Name or password is wrong.", 401)
+        visitors.throttle.forgive(*keys)
         answer = RedirectResponse(".", 303)
-        secure = request.url.scheme == "https"
-        answer.headers["set-cookie"] = cookie(visitors.session(name), secure=secure, framed=framed)
+        _set_cookie(answer, request, visitors.session(name), framed=framed)
         return answer
 
     @router.get("/logout")
-    def logout() -> Response:
+    def logout(request: Request) -> Response:
         answer = RedirectResponse("login", 303)
-        answer.headers["set-cookie"] = cookie("", secure=False, framed=framed)
+        _set_cookie(answer, request, "", framed=framed)
         return answer
 
 
@@ -193,5 +230,29 @@ def _file(path: Path, keep_s: int, name: str = "") -> Response:
     return FileResponse(path, media_type=media, headers=headers, filename=name or None)
 
 
-def _sign_in(notice: str, status: int) -> HTMLResponse:
-    return HTMLResponse(_PAGE.format(notice=f"<p>{escape(notice)}</p>"), status)
+def _sign_in(visitors: Visitors, notice: str, status: int, *, up: str = "") -> HTMLResponse:
+    """The page of the sign-in: the ways that this studio has, after a notice."""
+    said = f"<p>{escape(notice)}</p>" if notice else ""
+    ways = _PASSWORD if visitors.accounts is not None else ""
+    if visitors.provider is not None:
+        # A provider refuses to be shown inside another page, as a Space shows its app.
+        target = ' target="_blank"' if visitors.settings.space else ""
+        host = escape(urlsplit(visitors.provider.issuer).hostname or "your provider")
+        ways += f'<a href="{up}login/oidc"{target}>Sign in with {host}</a>'
+    return HTMLResponse(_PAGE.format(notice=said, ways=ways, up=up), status)
+
+
+def _back(request: Request, visitors: Visitors) -> str:
+    """Our address for the provider, which must be one that is registered with it."""
+    base = visitors.settings.public_url.rstrip("/")
+    if not base:
+        scheme = "https" if is_secure(request.scope) else request.url.scheme
+        base = f"{scheme}://{request.headers.get('host', '')}{request.scope.get('root_path', '')}"
+    return f"{base}/login/back"
+
+
+def _set_cookie(
+    answer: Response, request: Request, content: str, *, framed: bool, name: str = COOKIE
+) -> None:
+    secure = is_secure(request.scope)
+    answer.headers.append("set-cookie", cookie(content, secure=secure, framed=framed, name=name))

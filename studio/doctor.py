@@ -133,8 +133,8 @@ def _public(parts: Parts) -> Check:
     if not settings.public:
         return Check("reach", True, "only this machine can reach the page")
     missing = []
-    if not settings.accounts:
-        missing.append("accounts (AVATAR_ACCOUNTS)")
+    if not settings.signs_in:
+        missing.append("accounts (AVATAR_ACCOUNTS or AVATAR_OIDC_ISSUER)")
     if parts.moderation.picture_check_is_basic:
         missing.append("a picture check better than basic (AVATAR_MODERATION)")
     if not settings.signing_key.get_secret_value():

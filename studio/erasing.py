@@ -63,6 +63,7 @@ class Erasing(Appeals):
             [run.id for run in trainings],
             settled=not running,
         )
+        files += self._drop_uploads(user_id)
         return Receipt(
             photos=len(photos),
             models=0,
@@ -125,6 +126,7 @@ class Erasing(Appeals):
         models = self.catalog.count(PersonalModel, person_id=ids)
         running = [run for run in runs if not run.over]
         self._stop(running)
+        waiting = self._drop_uploads(user_id)
         copies = erasure.photo_copies(photos) + erasure.avatar_copies(self.storage, avatars)
         files = self._erase(
             user_id, doomed, prefixes, copies, [run.id for run in runs], settled=not running
@@ -134,9 +136,15 @@ class Erasing(Appeals):
             models=models,
             avatars=len(avatars),
             runs=len(runs),
-            files=files,
+            files=files + waiting,
             remains=((_STILL_GOING,) if running else ()) + self._elsewhere(models),
         )
+
+    def _drop_uploads(self, user_id: str) -> int:
+        """Files that wait in the page's cache and became nobody's photo; how many went."""
+        user = self.catalog.get(User, user_id)
+        waiting = self.uploads_of(user.name) if user else []
+        return sum(erasure.drop_upload(path) for path in waiting)
 
     def _elsewhere(self, models: int) -> tuple[str, ...]:
         """What erasing cannot reach: copies in the memory of an endpoint that drew with a model."""

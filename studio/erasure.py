@@ -118,6 +118,17 @@ def drop_copies(folder: Path, sha256: Collection[str]) -> int:
     return gone
 
 
+def drop_upload(path: Path) -> bool:
+    """Remove a file of the page's cache and the folder named after its content, if it is there."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    with suppress(OSError):  # another upload of the same content is still there
+        path.parent.rmdir()
+    return True
+
+
 def zip_folder(home: Path, user_id: str) -> Path:
     """Where archives made for a user wait to be downloaded."""
     return home / "tmp" / "zips" / user_id

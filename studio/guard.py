@@ -1,18 +1,12 @@
 """What stands between the network and the page: only known routes, own origin, bounded bodies.
 
-Gradio shares uploads and session state among all who know their names. Here each upload and each
-session belongs to the user who made it, and nobody else's request about it gets through.
+Gradio shares uploads, events and session state among all who know their names. Here each of them
+belongs to the user who made it, and nobody else's request about it gets through.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import threading
-from collections import OrderedDict
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from starlette.requests import ClientDisconnect, HTTPConnection
@@ -20,9 +14,13 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.accounts import COOKIE, SESSION_S, Visitors
+from studio.owners import Owners, named_things, parsed
+from studio.pace import Pace
+from studio.rest.problems import as_problem
 
 MAX_JSON_BYTES = 1_000_000
-MOST_OWNED = 20_000
+ADDRESS_SHARE = 10
+"""An address may do as much as so many users: an office or a school has one for all."""
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 API = "/gradio_api"
 
@@ -32,11 +30,15 @@ OPEN = re.compile(
     rf"|/(assets|static|svelte)/[\w./@+-]*"
     rf"|{API}/(theme\.css|startup-events|queue/(join|data)|upload|upload_progress|cancel|reset)"
     rf"|{API}/heartbeat/\w+|{API}/file=.+"
-    rf"|/healthz|/login|/logout|/files/.+|/links/[\w.=-]+|/api/runs/[\w-]+"
+    rf"|/healthz|/login(/oidc|/back)?|/logout|/files/.+|/links/[\w.=-]+|/api/runs/[\w-]+"
     rf"|/v1/(avatars(/[\w-]+)?|pictures/[\w-]+|openapi\.json)|/classifier(/checkToxicity)?)$"
 )
+OWNED = re.compile(rf"^({API}|/files|/links|/api|/v1|/classifier)/")
+PROGRAMS = re.compile(r"^/(v1|classifier)\b")
+STATIC = re.compile(r"^/(assets|static|svelte|favicon\.ico|theme\.css|robots\.txt|healthz)\b")
+_BOUNDARY = re.compile(rb'boundary="?([^";,]+)"?', re.I)
 # Needed by nobody who has not signed in but the page of the sign-in itself.
-ANYBODY = {"/healthz", "/login", "/favicon.ico", "/robots.txt"}
+ANYBODY = {"/healthz", "/login", "/login/oidc", "/login/back", "/favicon.ico", "/robots.txt"}
 
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
@@ -46,41 +48,23 @@ POLICY = (
 )
 
 
-class Owners:
-    """Whose an upload or a session is: the first to name it. The oldest are forgotten."""
-
-    def __init__(self) -> None:
-        self._owners: OrderedDict[str, str] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def claim(self, thing: str, user: str) -> bool:
-        """True when it is this user's, or was nobody's until now."""
-        with self._lock:
-            owner = self._owners.setdefault(thing, user)
-            self._owners.move_to_end(thing)
-            while len(self._owners) > MOST_OWNED:
-                self._owners.popitem(last=False)
-            return owner == user
-
-    def owns(self, thing: str, user: str) -> bool:
-        with self._lock:
-            return self._owners.get(thing) == user
-
-
 class Guard:
     """The outermost layer of the web app."""
 
     def __init__(
-        self, app: ASGIApp, visitors: Visitors, uploads: Path, *, framed: bool = False
+        self, app: ASGIApp, visitors: Visitors, owners: Owners, *, framed: bool = False
     ) -> None:
         self.app = app
         self.visitors = visitors
-        self.uploads = str(uploads.resolve())
+        self.owners = owners
         self.ancestors = "'self' https://huggingface.co https://*.hf.space" if framed else "'none'"
         self.framed = framed
-        self.owners = Owners()
         settings = visitors.settings
         self.max_upload_bytes = int(settings.max_uploads * (settings.max_photo_mb * 1e6 + 2000))
+        self.requests = Pace(settings.requests_per_minute, 60)
+        self.uploads = Pace(settings.upload_mb_per_hour * 1e6, 3600)
+        self.from_address = Pace(settings.requests_per_minute * ADDRESS_SHARE, 60)
+        self.uploads_from = Pace(settings.upload_mb_per_hour * 1e6 * ADDRESS_SHARE, 3600)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -97,15 +81,19 @@ class Guard:
             user = self.visitors.signer.read("session", fresh)["user"]  # type: ignore[index]
         scope["user_name"] = user
         send = self._with_headers(scope, send, fresh)
-        refused = self._refused(request, scope, user)
+        refused = self._refused(request, scope, user, fresh=bool(fresh))
         if refused is not None:
+            if PROGRAMS.match(scope["path"]) and isinstance(refused, PlainTextResponse):
+                refused = as_problem(refused)
             await refused(scope, receive, send)
             return
         await self._bounded(scope, receive, send, user or "")
 
     # what is refused before anything is read
 
-    def _refused(self, request: HTTPConnection, scope: Scope, user: str | None) -> ASGIApp | None:
+    def _refused(
+        self, request: HTTPConnection, scope: Scope, user: str | None, *, fresh: bool
+    ) -> ASGIApp | None:
         path, method = scope["path"], scope["method"]
         if not self.visitors.settings.public and _host(request) not in LOOPBACK:
             return _answer(400, "This studio is only for this machine: open it by 127.0.0.1.")
@@ -119,14 +107,32 @@ class Guard:
             if path == "/" and method == "GET":
                 return RedirectResponse("login", 303)
             return _answer(401, "Please sign in.")
+        if fresh and OWNED.match(path):
+            # Whoever sends no cookie is another guest each time: nothing may be made for them.
+            return _answer(401, "Please open the page first.")
         if path.startswith(f"{API}/file="):
             wanted = path.removeprefix(f"{API}/file=")
-            if not self.owners.owns(wanted, user or ""):
+            if not self.owners.owns(f"upload {wanted}", user or ""):
                 return _answer(404, "There is nothing here.")
-        for name in _session_hashes(path, request):
-            if not self.owners.claim(f"session {name}", user or ""):
+        for thing in _things_of_address(path, request):
+            if not self.owners.claim(thing, user or ""):
                 return _answer(403, "This session belongs to somebody else.")
-        return None
+        return self._too_fast(request, path, user)
+
+    def _too_fast(self, request: HTTPConnection, path: str, user: str | None) -> ASGIApp | None:
+        """A refusal for whoever asks more often than any page does. Files of the page are free."""
+        if STATIC.match(path):
+            return None
+        where = request.client.host if request.client else ""
+        wait_s = self.requests.take(user) if user is not None else 0.0
+        wait_s = wait_s or self.from_address.take(where)
+        if path == f"{API}/upload":
+            wait_s = wait_s or self.uploads.wait_s(user or "") or self.uploads_from.wait_s(where)
+        if not wait_s:
+            return None
+        answer = _answer(429, f"This is too much in a short time. Wait {wait_s:.0f} seconds.")
+        answer.headers["retry-after"] = str(int(wait_s) + 1)
+        return answer
 
     # bodies, in and out
 
@@ -134,24 +140,40 @@ class Guard:
         path = scope["path"]
         if scope["method"] != "POST":
             await self.app(scope, receive, send)
-        elif path == f"{API}/upload":
+            return
+        if path == f"{API}/upload":
             await self._upload(scope, receive, send, user)
-        else:
-            body = await _body(receive, MAX_JSON_BYTES)
-            if body is None:
-                await _answer(413, "This is too much at once.")(scope, receive, send)
-            elif not self._theirs(body, user):
+            return
+        body = await _body(receive, MAX_JSON_BYTES)
+        if body is None:
+            await _answer(413, "This is too much at once.")(scope, receive, send)
+            return
+        if path.startswith(f"{API}/"):
+            try:
+                named = list(named_things(parsed(body)))
+            except ValueError:
+                await _answer(400, "This is not JSON.")(scope, receive, send)
+                return
+            if not all(self._theirs(thing, user) for thing in named):
                 await _answer(403, "This belongs to somebody else.")(scope, receive, send)
-            else:
-                await self.app(scope, _replayed(body, receive), send)
+                return
+            send = self._remembering(send, user)
+        await self.app(scope, _replayed(body, receive), send)
+
+    def _theirs(self, thing: str, user: str) -> bool:
+        """A new session is whoever's names it first; events and uploads are made by us only."""
+        if thing.startswith("session "):
+            return self.owners.claim(thing, user)
+        return self.owners.owns(thing, user)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send, user: str) -> None:
-        """Let an upload through to its limit; beyond it the app hears that the sender has gone."""
-        body, most = _Counted(receive, self.max_upload_bytes), self.max_upload_bytes
-        too_much = _answer(413, f"At most {most // 1_000_000} MB can be sent at once.")
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        """Let an upload through to its limits; beyond them the app hears that the sender left."""
+        most, parts = self.max_upload_bytes, self.visitors.settings.max_uploads
+        headers = dict(scope["headers"])
+        body = _Counted(receive, most, headers.get(b"content-type", b""), parts)
+        declared = headers.get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > most:
-            await too_much(scope, receive, send)
+            await _answer(413, _too_much(most, parts))(scope, receive, send)
             return
 
         async def unless_over(message: Message) -> None:
@@ -163,43 +185,29 @@ class Guard:
         except ClientDisconnect:
             if not body.over:
                 raise
+        finally:
+            where = scope["client"][0] if scope.get("client") else ""
+            self.uploads.add(user, body.come)
+            self.uploads_from.add(where, body.come)
         if body.over:
-            await too_much(scope, receive, send)
-
-    def _theirs(self, body: bytes, user: str) -> bool:
-        """Whether every session and upload that a body names is this user's."""
-        try:
-            content = json.loads(body or b"null")
-        except ValueError:
-            return True  # forms and the like name neither
-        for key, value in _strings(content):
-            if key == "session_hash" and not self.owners.claim(f"session {value}", user):
-                return False
-            # A file is named twice, by its path and by an address that ends in the path.
-            _, place, rest = value.partition(self.uploads)
-            named = {place + rest, place + unquote(rest)}
-            if place and not any(self.owners.owns(name, user) for name in named):
-                return False
-        return True
+            await _answer(413, _too_much(most, parts))(scope, receive, send)
 
     def _remembering(self, send: Send, user: str) -> Send:
-        """Note whose the uploaded files are, from the answer that names them."""
+        """Note whose the event or the uploaded files are, from the answer that names them."""
         parts: list[bytes] = []
 
         async def remember(message: Message) -> None:
             if message["type"] == "http.response.body":
                 parts.append(message.get("body", b""))
                 if not message.get("more_body"):
-                    for _, path in _strings(_json(b"".join(parts))):
-                        self.owners.claim(path, user)
+                    for thing in _made(b"".join(parts)):
+                        self.owners.share(thing, user)
             await send(message)
 
         return remember
 
     def _with_headers(self, scope: Scope, send: Send, session: str) -> Send:
-        secure = scope.get("scheme") == "https" or (
-            dict(scope["headers"]).get(b"x-forwarded-proto", b"") == b"https"
-        )
+        secure = is_secure(scope)
         headers = {
             "content-security-policy": POLICY.format(ancestors=self.ancestors),
             "x-content-type-options": "nosniff",
@@ -223,12 +231,18 @@ class Guard:
         return add
 
 
-def cookie(session: str, *, secure: bool, framed: bool) -> str:
+def is_secure(scope: Scope) -> bool:
+    """Whether the browser came by https, to us or to the proxy before us."""
+    forwarded: bytes = dict(scope["headers"]).get(b"x-forwarded-proto", b"")
+    return scope.get("scheme") == "https" or forwarded == b"https"
+
+
+def cookie(session: str, *, secure: bool, framed: bool, name: str = COOKIE) -> str:
     """The cookie of a session; an empty session ends it."""
     place = "SameSite=None; Secure; Partitioned" if framed else "SameSite=Lax"
     place += "; Secure" if secure and not framed else ""
     age = SESSION_S if session else 0
-    return f"{COOKIE}={session}; Path=/; Max-Age={age}; HttpOnly; {place}"
+    return f"{name}={session}; Path=/; Max-Age={age}; HttpOnly; {place}"
 
 
 def _answer(status: int, text: str) -> PlainTextResponse:
@@ -236,41 +250,46 @@ def _answer(status: int, text: str) -> PlainTextResponse:
 
 
 def _host(request: HTTPConnection) -> str | None:
-    return urlsplit(f"//{request.headers.get('host', '')}").hostname
+    try:
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname
+    except ValueError:
+        return None
 
 
 def _foreign(request: HTTPConnection) -> bool:
     """Whether a browser says that another site sent this."""
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    try:
+        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+            return True
+    except ValueError:
         return True
     return request.headers.get("sec-fetch-site") == "cross-site"
 
 
-def _session_hashes(path: str, request: HTTPConnection) -> list[str]:
-    names = parse_qs(request.url.query).get("session_hash", [])
+def _things_of_address(path: str, request: HTTPConnection) -> list[str]:
+    """The sessions and uploads in progress that an address names."""
+    query = parse_qs(request.url.query, keep_blank_values=True)
+    things = [f"session {name}" for name in query.get("session_hash", [])]
+    things += [f"progress {name}" for name in query.get("upload_id", [])]
     if path.startswith(f"{API}/heartbeat/"):
-        names.append(unquote(path.rsplit("/", 1)[1]))
-    return names
+        things.append(f"session {unquote(path.rsplit('/', 1)[1])}")
+    return things
 
 
-def _strings(content: Any, key: str = "") -> Iterable[tuple[str, str]]:
-    """Every string in a JSON value with the key it stands under."""
-    if isinstance(content, str):
-        yield key, content
-    elif isinstance(content, dict):
-        for name, value in content.items():
-            yield from _strings(value, name)
-    elif isinstance(content, list):
-        for value in content:
-            yield from _strings(value, key)
-
-
-def _json(content: bytes) -> Any:
+def _made(answer: bytes) -> list[str]:
+    """What Gradio says it made: a list of uploaded files, or the id of an event."""
     try:
-        return json.loads(content)
+        content = parsed(answer)
     except ValueError:
-        return None
+        return []
+    if isinstance(content, list):
+        return [f"upload {path}" for path in content if isinstance(path, str)]
+    return [thing for thing in named_things(content) if thing.startswith("event ")]
+
+
+def _too_much(most: int, parts: int) -> str:
+    return f"At most {parts} files of {most // 1_000_000} MB together can be sent at once."
 
 
 async def _body(receive: Receive, most: int) -> bytes | None:
@@ -300,18 +319,29 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 class _Counted:
-    """A body that ends, as if the sender had gone, after `most` bytes."""
+    """A body that ends, as if the sender had gone, after `most` bytes or `parts` files."""
 
-    def __init__(self, receive: Receive, most: int) -> None:
+    def __init__(self, receive: Receive, most: int, kind: bytes, parts: int) -> None:
         self._receive = receive
         self._most = most
-        self._come = 0
+        self._parts = parts
+        found = _BOUNDARY.search(kind)
+        self._mark = b"--" + found[1] if found else b""
+        self._seen = 0
+        self._tail = b""
+        self.come = 0
 
     @property
     def over(self) -> bool:
-        return self._come > self._most
+        # The mark stands before each part and once at the end.
+        return self.come > self._most or self._seen > self._parts + 1
 
     async def receive(self) -> Message:
         message = await self._receive()
-        self._come += len(message.get("body", b""))
+        content = message.get("body", b"")
+        self.come += len(content)
+        if self._mark:
+            window = self._tail + content
+            self._seen += window.count(self._mark)
+            self._tail = window[-(len(self._mark) - 1) :]
         return {"type": "http.disconnect"} if self.over else message

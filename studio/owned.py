@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from diffusion.bases import Base, BaseError, Bases
@@ -54,6 +55,8 @@ class Owned:
         self.bases = bases
         self.workflows = workflows
         self.memory_gb = memory_gb
+        self.uploads_of: Callable[[str], list[Path]] = lambda _user_name: []
+        """Files that a user sent to the page and that are not photos yet; the page sets it."""
 
     @property
     def restricted(self) -> bool:

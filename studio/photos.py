@@ -8,6 +8,7 @@ import json
 import logging
 import threading
 import unicodedata
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from studio.sample import sample_hashes, sample_photos
 log = logging.getLogger(__name__)
 
 MIN_CROP_PX = 128
+DAY = timedelta(days=1)
 _DUPLICATE = "duplicate"
 
 
@@ -56,6 +58,7 @@ class Photos(People):
         """
         photo_set = self._mine(PhotoSet, user_id, set_id)
         self._check_room(set_id)
+        self._check_photo_quota(Use(new_id(), user_id, "photo", 1, now()))
         if not content.is_file():
             raise UserError(
                 f"The file “{shown_name(filename)}” did not arrive.", "Choose it again, please."
@@ -77,6 +80,7 @@ class Photos(People):
                 self._check_room(set_id)
                 photo = self._against_duplicates(photo)
                 use = Use(new_id(), user_id, "photo", 1, now())
+                self._check_photo_quota(use)
                 self.catalog.add(photo, use)
         except (Taken, UserError) as fault:
             # The set was erased or filled meanwhile: no bytes may stay without their record.
@@ -154,6 +158,15 @@ class Photos(People):
                 f"This set holds {kept} photos already; at most {most} are kept.",
                 "The photos added so far are safe. Remove some that are not usable to add others.",
                 code="too-many-photos",
+            )
+
+    def _check_photo_quota(self, use: Use) -> None:
+        most = self.settings.photos_per_day
+        if most and self.catalog.used(use.user_id, "photo", use.created_at - DAY) >= most:
+            raise UserError(
+                f"You added {most} photos in the last 24 hours, as many as this studio allows.",
+                "The photos added so far are safe. Add more tomorrow.",
+                code="quota",
             )
 
     def _card(self, photo_set: PhotoSet, filename: str, opened: Decoded | NotDecoded) -> Photo:

@@ -112,6 +112,20 @@ class Settings(BaseSettings):
     admins: str = Field(
         "", description="Users who see the host's page, with commas; empty: the one local user"
     )
+    oidc_issuer: str = Field(
+        "", description="OpenID Connect provider that people sign in with; a Space sets its own"
+    )
+    oidc_client_id: str = Field("", description="What that provider calls this studio")
+    oidc_client_secret: SecretStr = Field(
+        SecretStr(""), description="The studio's secret with that provider; empty without one"
+    )
+    oidc_scopes: str = Field("openid", description="What is asked of it, separated by spaces")
+    oidc_allowed: str = Field(
+        "", description="Subjects, e-mail addresses or @domains that may enter; empty means all"
+    )
+    public_url: str = Field(
+        "", description="Address that people type; empty takes it from each request"
+    )
     signing_key: SecretStr = Field(
         SecretStr(""), description="Key for marks, links and keyed hashes; empty makes one in home"
     )
@@ -194,6 +208,11 @@ class Settings(BaseSettings):
         # Trainers run in other folders, so a relative home would be another one there.
         return home.expanduser().absolute()
 
+    @property
+    def signs_in(self) -> bool:
+        """Whether several people have accounts, here or at a provider."""
+        return bool(self.accounts or self.oidc_issuer)
+
     @cached_property
     def records_url(self) -> str:
         return self.database_url or f"sqlite:///{self.home.resolve() / 'records.sqlite'}"
@@ -214,6 +233,14 @@ class Settings(BaseSettings):
         return not (self.accounts or self.public)
 
 
+# Set by a Space whose card says `hf_oauth: true`.
+SPACE_SETS = {
+    "oidc_issuer": "OPENID_PROVIDER_URL",
+    "oidc_client_id": "OAUTH_CLIENT_ID",
+    "oidc_client_secret": "OAUTH_CLIENT_SECRET",
+}
+
+
 def read_settings() -> Settings:
     """The settings from the environment. Raises `BackendError` naming the variable."""
     given: dict[str, Any] = {}
@@ -221,6 +248,13 @@ def read_settings() -> Settings:
         given = {"space": os.environ["SPACE_ID"]}
         if "AVATAR_HOST" not in os.environ:
             given["host"] = "0.0.0.0"
+        given |= {
+            name: os.environ[variable]
+            for name, variable in SPACE_SETS.items()
+            if os.environ.get(variable) and f"AVATAR_{name.upper()}" not in os.environ
+        }
+        if os.environ.get("SPACE_HOST"):
+            given.setdefault("public_url", f"https://{os.environ['SPACE_HOST']}")
     try:
         return Settings(**given)
     except ValidationError as fault:

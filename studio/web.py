@@ -17,6 +17,7 @@ from studio.accounts import Visitors
 from studio.errors import BackendError
 from studio.guard import Guard
 from studio.hosting import Hosting
+from studio.owners import Owners
 from studio.parts import Parts, build
 from studio.rest import routes as rest
 from studio.settings import Settings, prepare_page
@@ -44,7 +45,8 @@ def create(settings: Settings) -> FastAPI:
     parts = build(settings)
     # Uploads of an earlier process have no owner any more.
     shutil.rmtree(settings.home / "tmp" / "gradio", ignore_errors=True)
-    visitors = Visitors(settings)
+    visitors, owners = Visitors(settings), Owners()
+    parts.studio.uploads_of = owners.forget_uploads
     supervisor = Supervisor(settings)
 
     @contextlib.asynccontextmanager
@@ -62,8 +64,7 @@ def create(settings: Settings) -> FastAPI:
     app.include_router(api.routes(parts, visitors, lambda: health(parts, supervisor)))
     app.include_router(rest.routes(parts.studio, wait_s=settings.api_wait_seconds))
     _mount_page(app, parts, supervisor)
-    uploads = settings.home / "tmp" / "gradio"
-    app.add_middleware(Guard, visitors=visitors, uploads=uploads, framed=bool(settings.space))
+    app.add_middleware(Guard, visitors=visitors, owners=owners, framed=bool(settings.space))
     return app
 
 
@@ -110,6 +111,7 @@ def _mount_page(app: FastAPI, parts: Parts, supervisor: Supervisor) -> None:
         return name
 
     blocks = build_page(parts.studio, settings, Hosting(parts, supervisor))
+    blocks.state_session_capacity = SESSIONS_KEPT
     blocks.queue(max_size=QUEUE, api_open=False, default_concurrency_limit=8)
     # Gradio's loops look for work a thousand times a second, whoever is there or not.
     blocks._queue.sleep_when_free = LOOK_S

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from moderation.verdict import Decision
+from studio.erasure import drop_upload
 from studio.errors import NotAllowed, UserError
 from studio.records import Photo
 from studio.ui import refusals
@@ -59,7 +60,8 @@ class Photos:
     def wire(self) -> None:
         shell = self.shell
         shell.on(self.drop.upload, self.add, inputs=[self.drop])
-        shell.on(self.camera.input, self.add_picture, inputs=[self.camera])
+        # Read as it came: Gradio would open the picture here, and only the gate opens pictures.
+        shell.on(self.camera.input, self.add_picture, inputs=[self.camera], opened=False)
         shell.on(self.go.click, self.go_on, inputs=[self.consent])
         shell.dispatch(
             self.cards,
@@ -114,7 +116,7 @@ class Photos:
 
     def add_picture(self, visit: Visit) -> Iterator[Updates]:
         """Take in a picture from the camera."""
-        picture = visit.values[self.camera]
+        picture = (visit.values[self.camera] or {}).get("path")
         yield from self._take(visit, [Path(picture)] if picture else [], {self.camera: None})
 
     def _take(self, visit: Visit, files: list[Path], emptied: Updates) -> Iterator[Updates]:
@@ -148,11 +150,11 @@ class Photos:
                     self.studio.add_photo(user_id, set_id, left[0].name, left[0])
                 except UserError as error:
                     refused = error
-                _forget(left.pop(0))
+                drop_upload(left.pop(0))
                 judged.set()
         finally:
             for file in left:
-                _forget(file)
+                drop_upload(file)
         return refused
 
     def confirm(self, visit: Visit) -> Updates:
@@ -213,13 +215,3 @@ def _edges(said: Any) -> tuple[float, float, float, float]:
     except ValueError:
         raise NotAllowed("this crop") from None
     return (left, top, right, bottom)
-
-
-def _forget(file: Path) -> None:
-    """Remove Gradio's copy and the folder that is named after its content."""
-    file.unlink(missing_ok=True)
-    try:
-        file.parent.rmdir()
-    except OSError:
-        # Another upload of the same content is still there; it goes with its own intake.
-        return

@@ -130,15 +130,18 @@ class Shell:
         *,
         inputs: Sequence[Any] = (),
         clear: bool = True,
+        opened: bool = True,
     ) -> Any:
         """Call `handle` on an event. Its errors end in the notice, never in a lost page.
 
-        `clear` takes away the notice of the event before.
+        `clear` takes away the notice of the event before; `opened` lets Gradio turn what came into
+        the components' values, else the handler gets it as it came.
         """
         make = self._generator if inspect.isgeneratorfunction(handle) else self._call
         return trigger(
             make(handle, clear), inputs={self.place, *inputs}, outputs=self.components,
             show_progress="hidden", api_visibility="private", concurrency_limit=8,
+            preprocess=opened,
         )  # fmt: skip
 
     def dispatch(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from starlette.requests import HTTPConnection
 
 from studio import accounts
-from studio.accounts import Accounts, Signer, Throttle
+from studio.accounts import Accounts, Signer, Throttle, Visitors
 from studio.errors import BackendError, UserError
 from studio.settings import Settings
 
@@ -29,7 +32,9 @@ def test_a_password_is_checked_and_never_kept(tmp_path):
     assert len(file.read_text().splitlines()) == 2
 
 
-@pytest.mark.parametrize("name", ["", "local", "guest-1", "a:b", "a\nb", "x" * 61, "../x"])
+@pytest.mark.parametrize(
+    "name", ["", "local", "guest-1", "oidc-1", "a:b", "a\nb", "x" * 61, "../x"]
+)
 def test_names_that_cannot_be(name):
     with pytest.raises(UserError):
         accounts.account_line(name, "a long enough sentence")
@@ -85,10 +90,48 @@ def test_too_many_misses_must_wait_and_others_need_not(monkeypatch):
     monkeypatch.setattr(accounts.time, "monotonic", lambda: clock[0])
     throttle = Throttle(most=3, window_s=60)
     for _ in range(3):
-        assert throttle.wait_s("ann", "here") == 0
-        throttle.miss("ann", "here")
-    assert 0 < throttle.wait_s("ann") <= 60
-    assert throttle.wait_s("elsewhere", "here") > 0
-    assert throttle.wait_s("bob", "there") == 0
+        assert throttle.begin("ann", "here") == 0
+    assert 0 < throttle.begin("ann") <= 60
+    assert throttle.begin("elsewhere", "here") > 0
+    assert throttle.begin("bob", "there") == 0
     clock[0] += 61
-    assert throttle.wait_s("ann", "here") == 0
+    assert throttle.begin("ann", "here") == 0
+
+
+def test_good_tries_are_forgiven_and_only_those():
+    throttle = Throttle(most=3, window_s=60)
+    for _ in range(10):
+        assert throttle.begin("ann", "here") == 0
+        throttle.forgive("ann", "here")
+    throttle.begin("ann", "here")
+    throttle.begin("ann", "here")
+    assert throttle.begin("ann", "here") == 0
+    assert throttle.begin("ann", "here") > 0
+
+
+def test_many_tries_at_once_are_as_few_as_one_by_one():
+    """Counted when they begin: a hundred at the same moment are not a hundred free tries."""
+    throttle = Throttle(most=5, window_s=60)
+    with ThreadPoolExecutor(20) as pool:
+        waits = list(pool.map(lambda _: throttle.begin("ann"), range(100)))
+    assert waits.count(0.0) == 5
+
+
+def test_a_new_password_ends_the_sessions_of_the_old_one(tmp_path):
+    file = tmp_path / "accounts"
+    accounts.add(file, "ann", "a long enough sentence")
+    visitors = Visitors(Settings(home=tmp_path, accounts=str(file), host="0.0.0.0"))
+
+    def who(cookie: str) -> str | None:
+        header = (b"cookie", f"{accounts.COOKIE}={cookie}".encode())
+        return visitors.name(HTTPConnection({"type": "http", "headers": [header]}))
+
+    held = visitors.session("ann")
+    assert who(held) == "ann"
+    accounts.add(file, "ann", "another long sentence")
+    os.utime(file, (1, 1))
+    assert who(held) is None and who(visitors.session("ann")) == "ann"
+    stranger = visitors.signer.sign("session", {"user": "bob", "stamp": ""}, seconds=60)
+    assert who(stranger) is None
+    for name in ("guest-1", "oidc-1"):
+        assert who(visitors.session(name)) is None, "that way in is not open here"

@@ -15,6 +15,7 @@ from studio import accounts, web
 from studio.errors import BackendError
 from studio.guard import OPEN
 from studio.parts import Parts
+from studio.records import User
 from tests.studio.house import furnish, open_house
 
 PASSWORDS = {"ann": "ann's long sentence", "bob": "bob's long sentence"}
@@ -165,8 +166,11 @@ def test_a_wrong_password_is_refused_and_then_waits(shared):
         assert answer.status_code == 401 and "wrong" in answer.text
     assert client.post("/login", data={"name": "carl", "password": "wrong"}).status_code == 429
     # The place is slowed down with the name, so this test must come from its own place.
-    visitors = next(m for m in app.user_middleware).kwargs["visitors"]
-    visitors.throttle._misses.clear()
+    guard_of(app)["visitors"].throttle._misses.clear()
+
+
+def guard_of(app) -> dict:
+    return next(m for m in app.user_middleware).kwargs
 
 
 def test_signing_out_ends_the_session(shared):
@@ -247,6 +251,66 @@ def test_sessions_belong_to_whoever_began_them(shared):
     assert bob.post(f"{API}/queue/join", json=body).status_code == 403
     assert bob.get(f"{API}/queue/data?session_hash=annssession").status_code == 403
     assert bob.get(f"{API}/heartbeat/annssession").status_code == 403
+
+
+def test_more_files_than_a_set_holds_are_refused_however_small(parts):
+    with opened_app(parts, max_uploads=3) as app:
+        client = client_of(app)
+        files = [("files", (f"{number}.jpg", b"x")) for number in range(4)]
+        assert client.post(f"{API}/upload", files=files[:3]).status_code == 200
+        answer = client.post(f"{API}/upload", files=files)
+        assert answer.status_code == 413 and "At most 3 files" in answer.text
+
+
+def test_who_uploads_or_asks_too_much_waits_and_others_do_not(parts, tmp_path):
+    for name, password in PASSWORDS.items():
+        accounts.add(tmp_path / "accounts", name, password)
+    changes = {"accounts": str(tmp_path / "accounts"), "host": "0.0.0.0"}
+    with opened_app(parts, **changes, upload_mb_per_hour=0.05, requests_per_minute=60) as app:
+        ann, bob = client_of(app, "ann"), client_of(app, "bob")
+        file = {"files": ("a.jpg", b"x" * 60_000)}
+        assert ann.post(f"{API}/upload", files=file).status_code == 200
+        answer = ann.post(f"{API}/upload", files=file)
+        assert answer.status_code == 429 and int(answer.headers["retry-after"]) > 60
+        assert bob.post(f"{API}/upload", files=file).status_code == 200
+        codes = [ann.get("/config").status_code for _ in range(70)]
+        assert codes[0] == 200 and codes[-1] == 429
+        assert bob.get("/config").status_code == 200
+
+
+def test_whoever_keeps_no_cookie_makes_nothing(parts):
+    """Each request without one is another guest: otherwise each would leave a user behind."""
+    with opened_app(parts, host="0.0.0.0") as app:
+        before = parts.catalog.count(User)
+        for path in ("/files/export.zip", "/api/runs/x", f"{API}/queue/data?session_hash=x"):
+            assert TestClient(app, base_url="http://studio.example").get(path).status_code == 401
+        stranger = TestClient(app, base_url="http://studio.example")
+        assert stranger.post(f"{API}/upload", files={"files": ("a", b"b")}).status_code == 401
+        assert parts.catalog.count(User) == before
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"host": "[::1"}, 400), ({"origin": "http://[::1"}, 403),
+        ({"cookie": "\xff=;;;="}, 200), ({"x-forwarded-proto": "\xff"}, 200),
+    ],
+)  # fmt: skip
+def test_odd_headers_are_answered(local, headers, code):
+    client = client_of(local)
+    kind = {"content-type": "application/json"}
+    encoded = {name: value.encode("latin-1") for name, value in headers.items()}
+    if code == 200:
+        assert client.get("/config", headers=encoded).status_code == 200
+    else:
+        answer = client.post(f"{API}/reset", content=b"{}", headers={**kind, **encoded})
+        assert answer.status_code == code
+
+
+@pytest.mark.parametrize("body", [b"[" * 200_000, b"\xff\xfe", b"", b"{", b"NaN,"])
+def test_bodies_that_are_no_json_are_answered(local, body):
+    answer = client_of(local).post(f"{API}/queue/join", content=body)
+    assert answer.status_code == 400
 
 
 def test_without_accounts_every_browser_of_a_public_studio_has_its_own_space(parts):
