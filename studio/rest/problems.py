@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
@@ -104,6 +105,14 @@ def answer(fault: Exception) -> Response:
         return coded("backend", f"This is not available right now (error {error_id}).")
     log.error("error %s", error_id, exc_info=fault)
     return coded("unknown", f"Something went wrong (error {error_id}).")
+
+
+def as_problem(refused: PlainTextResponse) -> Response:
+    """A refusal of the studio's guard, as programs read it."""
+    status = refused.status_code
+    code = {401: "signed-out", 404: "not-found", 429: "too-fast"}.get(status, "invalid")
+    wait_s = int(refused.headers.get("retry-after", 0))
+    return problem(status, code, bytes(refused.body).decode(), wait_s=wait_s)
 
 
 def _too_large() -> Response:
