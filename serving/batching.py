@@ -14,6 +14,7 @@ import torch
 
 from diffusion.conditioning import encode_prompt
 from diffusion.load import Family, Parts
+from diffusion.memory import is_out_of_memory
 from diffusion.sampling import DEFAULTS, Row, Schedule, sample
 
 SIZES = (1, 2, 4, 8, 16)
@@ -62,7 +63,9 @@ def measure(parts: Parts, sizes: Sequence[int] = SIZES, steps: int = 2) -> dict[
             runs = [_seconds(parts, rows, steps)]  # the first warms up
             if runs[0] <= PATIENCE_S:
                 runs = [_seconds(parts, rows, steps) for _ in range(3)]
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             break
         seconds[size] = statistics.median(runs)
         if seconds[size] > PATIENCE_S:

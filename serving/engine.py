@@ -17,6 +17,7 @@ from PIL.Image import Image
 
 from diffusion.conditioning import PromptEmbeds, decode, encode_prompt
 from diffusion.load import Parts, load_parts
+from diffusion.memory import is_out_of_memory
 from diffusion.sampling import (
     DEFAULTS,
     MAX_STEPS,
@@ -161,7 +162,7 @@ class Drawer:
         try:
             return self._draw(jobs, on_step, stopped)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         # Outside the handler, so that the failed attempt's tensors are free before the next.
         if self.parts.device.type == "cuda":
@@ -280,10 +281,3 @@ class Drawer:
 def _in_range(name: str, value: float, low: float, high: float) -> None:
     if not (math.isfinite(value) and low <= value <= high):
         raise RequestRefused(f"`{name}` must be {low:g} to {high:g} but is {value}.")
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error)
-    return "out of memory" in text or "can't allocate memory" in text

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffusion.conditioning import encode, scale_latents
 from diffusion.load import Parts
+from diffusion.memory import in_parts
 
 _BATCH = 8
 
@@ -50,12 +51,15 @@ class Moments:
 @torch.no_grad()
 def encode_moments(parts: Parts, pictures: Sequence[Image.Image]) -> Moments:
     """Encode pictures of one size. `parts` needs its VAE."""
-    means, deviations = [], []
-    for start in range(0, len(pictures), _BATCH):
-        posterior = encode(parts, pictures[start : start + _BATCH])
-        means.append(scale_latents(parts, posterior.mean).float().cpu())
-        deviations.append(scale_latents(parts, posterior.std).float().cpu())
-    return Moments(torch.cat(means).contiguous(), torch.cat(deviations).contiguous())
+
+    def encoded(some: Sequence[Image.Image]) -> list[tuple[Tensor, Tensor]]:
+        posterior = encode(parts, some)
+        mean = scale_latents(parts, posterior.mean).float().cpu()
+        deviation = scale_latents(parts, posterior.std).float().cpu()
+        return list(zip(mean, deviation, strict=True))
+
+    rows = in_parts(encoded, pictures, _BATCH)
+    return Moments(torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows]))
 
 
 def load_moments(path: Path) -> Moments:

@@ -23,6 +23,7 @@ from PIL import Image
 from diffusion.bases import BaseError, weights_sha256
 from diffusion.conditioning import PromptEmbeds, decode, encode_prompt
 from diffusion.load import Parts, PartsError, load_parts
+from diffusion.memory import in_parts
 from diffusion.sampling import Row, Schedule, sample, schedule_for
 from training.errors import BadClassSet, TrainingError
 from training.moments import Moments, encode_moments, load_moments
@@ -121,12 +122,17 @@ def draw_pictures(
 ) -> list[Image.Image]:
     """Pictures of the bare base, one a prompt and seed."""
     with torch.no_grad():
-        embeds = encode_prompt(parts, prompts)
         negative = negative_embeds(parts)
-    rows = [Row(embeds.row(n), negative, guidance, seed) for n, seed in enumerate(seeds)]
-    latents = sample(parts, rows, schedule, width=size, height=size)
-    with torch.no_grad():
-        return decode(parts, torch.cat([row for row in latents if row is not None]))
+
+    def some(asked: Sequence[tuple[str, int]]) -> list[Image.Image]:
+        with torch.no_grad():
+            embeds = encode_prompt(parts, [prompt for prompt, _ in asked])
+        rows = [Row(embeds.row(n), negative, guidance, seed) for n, (_, seed) in enumerate(asked)]
+        latents = sample(parts, rows, schedule, width=size, height=size)
+        with torch.no_grad():
+            return decode(parts, torch.cat([row for row in latents if row is not None]))
+
+    return in_parts(some, list(zip(prompts, seeds, strict=True)), len(prompts))
 
 
 def negative_embeds(parts: Parts) -> PromptEmbeds:
