@@ -30,6 +30,11 @@ class PromptEmbeds:
         pooled = None if self.pooled is None else self.pooled[here]
         return PromptEmbeds(self.tokens[here], pooled, self.truncated[here])
 
+    def repeated(self, times: int) -> PromptEmbeds:
+        """All rows, `times` over."""
+        pooled = None if self.pooled is None else self.pooled.repeat(times, 1)
+        return PromptEmbeds(self.tokens.repeat(times, 1, 1), pooled, self.truncated * times)
+
     def zeros(self) -> PromptEmbeds:
         """The all-zero embedding that SDXL was trained on for an empty negative prompt."""
         pooled = None if self.pooled is None else torch.zeros_like(self.pooled)

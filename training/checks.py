@@ -52,6 +52,8 @@ def check_request(request: TrainingRequest, hash_cache: Path | None = None) -> N
     _check_base(request, hash_cache)
     if request.class_folder is not None and not request.class_folder.is_dir():
         raise RequestRefused("class_folder", request.class_folder, "there is no such folder.")
+    if request.embedder is not None and not (request.embedder / "config.json").is_file():
+        raise RequestRefused("embedder", request.embedder, "it holds no CLIP or DINO model.")
     if request.resolution is not None and not (
         32 <= request.resolution <= 2048 and request.resolution % 8 == 0
     ):

@@ -56,6 +56,14 @@ class FullLearner(Learner):
             kept.copy_(mine)
         self._bare = slots is None
 
+    def release(self) -> None:
+        """Put the base's own weights back, and let them be."""
+        self.bind(None)
+        self.words.detach()
+        for model in self._models.values():
+            model.requires_grad_(False)
+        self.parts.unet.disable_gradient_checkpointing()
+
     @property
     def text_learns(self) -> bool:
         return self._recipe.train_text_encoder

@@ -1,58 +1,47 @@
 """Which candidate is the best likeness, in numbers and in words.
 
-Without a face model this is a measure of colour: the hair and skin patches of drawn heads against
-those of photos that were kept out of learning, always beside what the bare base draws for anybody.
-It can say that colours reached a style; it cannot recognise a face, and the report says so.
+Every measure stands beside what the bare base draws for anybody. Without a model that knows faces
+likeness is a matter of colour (and, where the base ships its probe, of hair type, glasses and
+beard); the report says by what it was measured. Where the host has an image model, or whoever
+started the run can compare faces, that ranks the candidates instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from training import comparison
+from training.attributes import Attributes, Probe
+from training.colours import Colours, Lab, apart, small, spacing, spread
+from training.embedding import Embedding, Resemblance
+from training.following import Following
 from training.painter import Painter, prompts_of
 from training.recipe import Recipe
 from training.request import TrainingRequest
-from training.starter.palette import lab
 
-Lab = NDArray[np.float64]
-
-# Shares of height and width of a head-and-shoulders square: the crown, and between eyes and mouth.
-_HAIR = (0.10, 0.28, 0.36, 0.64)
-_SKIN = (0.46, 0.64, 0.40, 0.60)
 _SEEDS = (11, 12)
-_GRID = 12  # pictures are compared at this size for variety, memory and drift
 _MEMORISED = 0.35  # nearer to a training photo than this share of their own spacing is a copy
 _LITTLE_VARIETY = 0.5
 _MUCH_DRIFT = 0.6
+_LITTLE_FOLLOWING = 0.6  # of what the bare base follows
 _CLEAR, _PARTIAL = 0.6, 0.3
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What candidates are measured against. Colours are Lab; distances are delta E."""
-
-    hair: Lab
-    skin: Lab
-    training: list[Lab]
-    spacing: float
-    base_hair: float
-    base_skin: float
-    base_variety: float
-    class_pictures: list[Lab]
-    class_spread: float
-    held_out: int
+_HAIR, _SKIN = 0.6, 0.4  # shares of a likeness by colour
+_LOOKS = 0.25  # share of hair type, glasses and beard where a probe sees them
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One candidate's numbers; shares unless named otherwise. Higher likeness and variety are
-    better, lower drift and memory are better."""
+    """One candidate's numbers; shares unless named otherwise. Higher likeness, variety and follows
+    are better, lower drift is.
+
+    `looks` is the share of hair types, glasses and beards kept, `similarity` what a model or person
+    that knows more than colours said; both None where nothing tells.
+    """
 
     step: int
     hair_de: float
@@ -61,6 +50,10 @@ class Scores:
     variety: float
     nearest_photo: float
     drift: float
+    follows: float
+    looks: float | None = None
+    similarity: float | None = None
+    base_follows: float = 1.0
 
     @property
     def overtrained(self) -> bool:
@@ -68,56 +61,33 @@ class Scores:
             self.nearest_photo < _MEMORISED
             or self.variety < _LITTLE_VARIETY
             or self.drift > _MUCH_DRIFT
+            or self.follows < _LITTLE_FOLLOWING * self.base_follows
         )
 
     @property
     def total(self) -> float:
         """What candidates are ranked by: likeness first, less what over-training costs."""
-        lost = max(0.0, 1 - self.variety) * 0.2 + self.drift * 0.2
-        return self.likeness - lost - (0.5 if self.overtrained else 0.0)
+        like = self.likeness if self.similarity is None else self.similarity
+        lost = 0.2 * max(0.0, 1 - self.variety) + 0.2 * self.drift
+        lost += 0.3 * max(0.0, self.base_follows - self.follows)
+        return like - lost - (0.5 if self.overtrained else 0.0)
 
 
-def patch(picture: Image.Image, box: tuple[float, float, float, float]) -> Lab:
-    """The median colour of a patch given as shares (top, bottom, left, right)."""
-    pixels = np.asarray(picture.convert("RGB"), dtype=np.float64) / 255
-    height, width = pixels.shape[:2]
-    top, bottom, left, right = box
-    cut = pixels[int(top * height) : int(bottom * height), int(left * width) : int(right * width)]
-    return lab(np.median(cut.reshape(-1, 3), axis=0))
+@dataclass(frozen=True)
+class _Base:
+    """What the bare base draws for the same prompts and seeds about anybody."""
 
-
-def small(picture: Image.Image) -> Lab:
-    """A picture as a small Lab field, for comparing pictures as wholes."""
-    tiny = picture.convert("RGB").resize((_GRID, _GRID), Image.Resampling.BOX)
-    return lab(np.asarray(tiny, dtype=np.float64) / 255)
-
-
-def _apart(one: Lab, other: Lab) -> float:
-    return float(np.linalg.norm(one - other, axis=-1).mean())
-
-
-def _spread(fields: Sequence[Lab]) -> float:
-    """The mean distance between all pairs."""
-    pairs = [_apart(one, other) for n, one in enumerate(fields) for other in fields[n + 1 :]]
-    return float(np.mean(pairs)) if pairs else 0.0
-
-
-def _nearest(fields: Sequence[Lab]) -> float:
-    """The mean distance of each field to its nearest other."""
-    if len(fields) < 2:
-        return 1.0
-    return float(
-        np.mean(
-            [
-                min(_apart(a, b) for m, b in enumerate(fields) if m != n)
-                for n, a in enumerate(fields)
-            ]
-        )
-    )
+    hair_de: float
+    skin_de: float
+    looks: float
+    variety: float
+    follows: float
+    class_pictures: list[Lab]
+    class_spread: float
 
 
 class Judge:
-    """Measures candidates of one person. Draws with `painter`; needs no model of its own."""
+    """Measures candidates of one person. Draws with `painter`."""
 
     def __init__(
         self,
@@ -128,34 +98,48 @@ class Judge:
         training: Sequence[Image.Image],
     ) -> None:
         self._painter = painter
-        templates = recipe.preview_prompts
+        self._request = request
+        self._photos = list(held_out or training)
+        self._held_out = len(held_out)
         noun = request.class_noun
         who = f"{request.token} {noun}"
-        self._prompts = [p for p in prompts_of(templates, who) for _ in _SEEDS]
+        self._prompts = [p for p in prompts_of(recipe.preview_prompts, who) for _ in _SEEDS]
         self._twins = [p.replace(who, f"a {noun}") for p in self._prompts]
-        self._seeds = list(_SEEDS) * len(templates)
+        self._seeds = list(_SEEDS) * len(recipe.preview_prompts)
         self._class_prompts = [p.format(noun=noun) for p in recipe.class_prompts[:4]]
-        self._reference = self._measure_base(held_out or training, training, len(held_out))
+        self._fields = [small(photo) for photo in training]
+        self._spacing = max(spacing(self._fields), 1.0)
+        self._following = Following(painter.learner)
+        seen = Probe.of(request.base.folder) if request.base.family == "starter" else None
+        self._attributes = Attributes(seen, self._photos) if seen else None
+        self._colours = self._attributes or Colours(self._photos)
+        self._measured_by = (
+            "colours of hair and skin; no face was recognised"
+            if self._attributes is None
+            else "colours, hair, glasses and beard by the base's probe; no face was recognised"
+        )
+        self._resemblance: Resemblance | None = None
+        self._drawn: dict[int, list[Image.Image]] = {}
+        self._base = self._measure_base(training)
 
-    def _measure_base(
-        self, photos: Sequence[Image.Image], training: Sequence[Image.Image], held_out: int
-    ) -> Reference:
-        hair = np.median([patch(photo, _HAIR) for photo in photos], axis=0)
-        skin = np.median([patch(photo, _SKIN) for photo in photos], axis=0)
-        drawn = self._painter.paint(None, self._twins, self._seeds)
+    def _measure_base(self, training: Sequence[Image.Image]) -> _Base:
+        latents = self._painter.latents(None, self._twins, self._seeds)
+        drawn = self._painter.decoded(latents)
+        if self._request.embedder is not None:
+            model = Embedding(self._request.embedder, self._painter.learner.parts.device)
+            others = training if self._held_out else ()
+            self._resemblance = Resemblance(model, self._photos, others, drawn)
+            self._measured_by = f"an image model ({model.name})"
+        hair, skin = self._colours.distances(drawn)
         classes = self._class_pictures(None)
-        fields = [small(photo) for photo in training]
-        return Reference(
-            hair=hair,
-            skin=skin,
-            training=fields,
-            spacing=_nearest(fields),
-            base_hair=_mean_distance(drawn, _HAIR, hair),
-            base_skin=_mean_distance(drawn, _SKIN, skin),
-            base_variety=self._variety(drawn),
+        return _Base(
+            hair_de=hair,
+            skin_de=skin,
+            looks=self._attributes.kept(drawn) if self._attributes else 0.0,
+            variety=max(self._variety(drawn), 1.0),
+            follows=self._follows(latents, drawn),
             class_pictures=classes,
-            class_spread=max(_spread(classes), 1.0),
-            held_out=held_out,
+            class_spread=max(spread(classes), 1.0),
         )
 
     def _class_pictures(self, slot: int | None) -> list[Lab]:
@@ -166,65 +150,89 @@ class Judge:
         """The mean distance between pictures of one prompt on different seeds."""
         count = len(_SEEDS)
         groups = [drawn[n : n + count] for n in range(0, len(drawn), count)]
-        return float(np.mean([_spread([small(p) for p in group]) for group in groups]))
+        return float(np.mean([spread([small(p) for p in group]) for group in groups]))
+
+    def _follows(self, latents: Sequence[Any], drawn: Sequence[Image.Image]) -> float:
+        """How well pictures show what their prompts ask for, by the best eye there is."""
+        found = None
+        if self._attributes is not None:
+            found = self._attributes.follows(drawn, self._prompts)
+        elif self._resemblance is not None:
+            found = self._resemblance.follows(drawn, self._twins)
+        return self._following.share(latents, self._twins) if found is None else found
 
     def scores(self, slot: int, step: int) -> Scores:
         """Draw the candidate that the learner now holds, and measure it."""
-        reference = self._reference
-        drawn = self._painter.paint(slot, self._prompts, self._seeds)
-        hair = _mean_distance(drawn, _HAIR, reference.hair)
-        skin = _mean_distance(drawn, _SKIN, reference.skin)
-        closer = [
-            max(0.0, 1 - mine / max(base, 1.0))
-            for mine, base in ((hair, reference.base_hair), (skin, reference.base_skin))
-        ]
-        nearest = min(
-            _apart(small(picture), photo) for picture in drawn for photo in reference.training
-        )
+        base = self._base
+        latents = self._painter.latents(slot, self._prompts, self._seeds)
+        drawn = self._painter.decoded(latents)
+        self._drawn[step] = drawn
+        hair, skin = self._colours.distances(drawn)
+        likeness = _HAIR * _closer(hair, base.hair_de) + _SKIN * _closer(skin, base.skin_de)
+        looks = self._attributes.kept(drawn) if self._attributes else None
+        if looks is not None:
+            gained = max(0.0, looks - base.looks) / max(1 - base.looks, 0.1)
+            likeness = (1 - _LOOKS) * likeness + _LOOKS * min(1.0, gained)
+        nearest = min(apart(small(p), photo) for p in drawn for photo in self._fields)
         moved = [
-            _apart(now, before)
-            for now, before in zip(
-                self._class_pictures(slot), reference.class_pictures, strict=True
-            )
+            apart(now, before)
+            for now, before in zip(self._class_pictures(slot), base.class_pictures, strict=True)
         ]
+        similarity = self._resemblance.likeness(drawn) if self._resemblance else None
         return Scores(
             step=step,
             hair_de=round(hair, 1),
             skin_de=round(skin, 1),
-            likeness=round(min(1.0, 0.6 * closer[0] + 0.4 * closer[1]), 3),
-            variety=round(self._variety(drawn) / max(reference.base_variety, 1.0), 3),
-            nearest_photo=round(nearest / max(reference.spacing, 1.0), 3),
-            drift=round(float(np.mean(moved)) / reference.class_spread, 3),
+            likeness=round(min(1.0, likeness), 3),
+            variety=round(self._variety(drawn) / base.variety, 3),
+            nearest_photo=round(nearest / self._spacing, 3),
+            drift=round(float(np.mean(moved)) / base.class_spread, 3),
+            follows=round(self._follows(latents, drawn), 3),
+            looks=None if looks is None else round(looks, 3),
+            similarity=None if similarity is None else round(similarity, 3),
+            base_follows=round(base.follows, 3),
         )
+
+    def compared(self, found: Sequence[Scores]) -> list[Scores]:
+        """The candidates with the similarities of whoever started the run, if the request says to
+        ask and an answer comes."""
+        if self._request.compare_s <= 0 or len(found) < 2:
+            return list(found)
+        like = len(_SEEDS)  # the first prompt is the person's own look; drawn styles are no faces
+        shown = {step: drawn[:like] for step, drawn in self._drawn.items()}
+        answers = comparison.ask(
+            self._request.run_folder, self._photos, shown, self._request.compare_s,
+            self._painter.check,
+        )  # fmt: skip
+        if not answers:
+            return list(found)
+        self._measured_by = "faces, compared by who started the training"
+        return [replace(scores, similarity=round(answers[scores.step], 3)) for scores in found]
 
     def report(self, found: Sequence[Scores], chosen: Scores) -> dict[str, Any]:
         """The small report a person sees, and every number behind it."""
-        words = (
-            "clear" if chosen.likeness >= _CLEAR
-            else "partial" if chosen.likeness >= _PARTIAL
-            else "weak"
-        )  # fmt: skip
-        reference = self._reference
+        like = chosen.likeness if chosen.similarity is None else chosen.similarity
+        words = "clear" if like >= _CLEAR else "partial" if like >= _PARTIAL else "weak"
         return {
             "likeness": words,
-            "likeness_score": chosen.likeness,
+            "likeness_score": like,
             "variety": "good" if chosen.variety >= _LITTLE_VARIETY else "low",
             "overtrained": chosen.overtrained,
             "chosen_step": chosen.step,
-            "measured_by": "colours of hair and skin; no face was recognised",
-            "held_out_photos": reference.held_out,
+            "measured_by": self._measured_by,
+            "held_out_photos": self._held_out,
             "base": {
-                "hair_de": round(reference.base_hair, 1),
-                "skin_de": round(reference.base_skin, 1),
+                "hair_de": round(self._base.hair_de, 1),
+                "skin_de": round(self._base.skin_de, 1),
+                "follows": round(self._base.follows, 3),
             },
             "candidates": [vars(scores) for scores in found],
         }
 
 
-def _mean_distance(
-    pictures: Sequence[Image.Image], box: tuple[float, float, float, float], colour: Lab
-) -> float:
-    return float(np.mean([np.linalg.norm(patch(p, box) - colour) for p in pictures]))
+def _closer(mine: float, base: float) -> float:
+    """How much nearer than the bare base, 0 to 1."""
+    return max(0.0, 1 - mine / max(base, 1.0))
 
 
 def best(found: Sequence[Scores]) -> Scores:

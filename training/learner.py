@@ -87,6 +87,13 @@ class Learner:
         """Say whose weights the rows of the next UNet calls use; None is the bare base."""
         self.stack.rows(slots)
 
+    def release(self) -> None:
+        """Take everything that learns off the base, which another learner may then use."""
+        for stack in (self.stack, *self.text_stacks):
+            stack.detach()
+        self.words.detach()
+        self.parts.unet.disable_gradient_checkpointing()
+
     @property
     def text_learns(self) -> bool:
         """Whether the text side changes in the second stage too."""
@@ -134,7 +141,7 @@ class Learner:
         return losses
 
     def _stage_step(self, slots: list[int], word: bool) -> dict[int, float]:
-        parts = 1 if word else self._recipe.accumulate
+        parts = self._recipe.token_accumulate if word else self._recipe.accumulate
         totals = torch.zeros(len(slots))
         for part in range(parts):
             batches = [
@@ -173,13 +180,7 @@ class Learner:
         timesteps = torch.cat([b.timesteps for b in batches]).to(device)
         embeds = self._conditioning(slots, batches, word)
         self.bind(None if word else torch.tensor(slots))
-        with self.precision.cast(device):
-            answer = self._predict(
-                self.objective.noisy(latents, noise, timesteps), timesteps, embeds
-            )
-        rows = self.objective.losses(
-            answer, self.objective.target(latents, noise, timesteps), timesteps
-        )
+        rows = self.row_losses(latents, noise, timesteps, embeds)
         per_person = rows.view(len(slots), -1)
         return torch.stack(
             [
@@ -187,6 +188,17 @@ class Learner:
                 for n, (slot, batch) in enumerate(zip(slots, batches, strict=True))
             ]
         )
+
+    def row_losses(
+        self, latents: Tensor, noise: Tensor, timesteps: Tensor, embeds: PromptEmbeds
+    ) -> Tensor:
+        """One loss a row, under whatever weights are bound."""
+        with self.precision.cast(latents.device):
+            answer = self._predict(
+                self.objective.noisy(latents, noise, timesteps), timesteps, embeds
+            )
+        target = self.objective.target(latents, noise, timesteps)
+        return self.objective.losses(answer, target, timesteps)
 
     def _predict(self, noisy: Tensor, timesteps: Tensor, embeds: PromptEmbeds) -> Tensor:
         added = None

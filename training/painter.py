@@ -13,6 +13,7 @@ from PIL import Image
 
 from diffusion.conditioning import decode
 from diffusion.load import VAE, load_parts
+from diffusion.memory import in_parts
 from diffusion.sampling import Row, sample, schedule_for
 from training.learner import Learner
 from training.prior import negative_embeds
@@ -28,54 +29,66 @@ class Painter:
     raise to stop."""
 
     def __init__(self, learner: Learner, size: int, check: Callable[[], None]) -> None:
-        self._learner = learner
+        self.learner = learner
+        self.check = check
         self._size = size
-        self._check = check
 
     def paint(
         self, slot: int | None, prompts: Sequence[str], seeds: Sequence[int]
     ) -> list[Image.Image]:
         """One picture a prompt and seed, with a person's word and weights (None: the bare base)."""
-        learner = self._learner
+        return self.decoded(self.latents(slot, prompts, seeds))
+
+    def latents(
+        self, slot: int | None, prompts: Sequence[str], seeds: Sequence[int]
+    ) -> list[torch.Tensor]:
+        """What `paint` decodes: scaled fp32 latents [1, channels, h, w] each."""
+        learner = self.learner
         recipe = learner.people[slot or 0].recipe
         schedule = schedule_for(recipe.family, "fast", recipe.preview_steps)
         learner.bind(slot)
-        latents = []
         with learner.precision.cast(learner.parts.device):
             negative = negative_embeds(learner.parts)
-            for start in range(0, len(prompts), _ROWS):
-                texts = prompts[start : start + _ROWS]
+
+        def some(asked: Sequence[tuple[str, int]]) -> list[torch.Tensor]:
+            with learner.precision.cast(learner.parts.device):
                 with torch.no_grad():
-                    embeds = learner.encode(texts, slot, weights=slot is not None)
+                    embeds = learner.encode(
+                        [prompt for prompt, _ in asked], slot, weights=slot is not None
+                    )
                 rows = [
                     Row(embeds.row(n), negative, recipe.guidance, seed)
-                    for n, seed in enumerate(seeds[start : start + _ROWS])
+                    for n, (_, seed) in enumerate(asked)
                 ]
-                latents += sample(
+                drawn = sample(
                     learner.parts,
                     rows,
                     schedule,
                     width=self._size,
                     height=self._size,
-                    on_step=lambda _step, _steps: self._check(),
+                    on_step=lambda _step, _steps: self.check(),
                 )
-        return self._decode([row for row in latents if row is not None])
+            return [row for row in drawn if row is not None]
 
-    def _decode(self, latents: list[torch.Tensor]) -> list[Image.Image]:
-        parts = self._learner.parts
+        return in_parts(some, list(zip(prompts, seeds, strict=True)), _ROWS)
+
+    def decoded(self, latents: Sequence[torch.Tensor]) -> list[Image.Image]:
+        """Latents to pictures, with a decoder that is loaded for it."""
+        parts = self.learner.parts
         decoder = load_parts(
             parts.folder, parts.family, device=parts.device, dtype=parts.dtype, parts={VAE}
         )
-        pictures: list[Image.Image] = []
-        with torch.no_grad():
-            for start in range(0, len(latents), _ROWS):
-                self._check()
-                pictures += decode(decoder, torch.cat(latents[start : start + _ROWS]))
-        return pictures
+
+        def some(rows: Sequence[torch.Tensor]) -> list[Image.Image]:
+            self.check()
+            with torch.no_grad():
+                return decode(decoder, torch.cat(list(rows)))
+
+        return in_parts(some, latents, _ROWS)
 
     def previews(self, slot: int, run_folder: Path) -> list[Preview]:
         """Draw the person's preview prompts on fixed seeds into the run folder."""
-        person = self._learner.people[slot]
+        person = self.learner.people[slot]
         prompts = prompts_of(person.recipe.preview_prompts, self._who(slot))
         pictures = self.paint(slot, prompts, [_SEED + n for n in range(len(prompts))])
         folder = run_folder / PREVIEWS
@@ -88,7 +101,7 @@ class Painter:
         return found
 
     def _who(self, slot: int) -> str:
-        request = self._learner.people[slot].request
+        request = self.learner.people[slot].request
         return f"{request.token} {request.class_noun}"
 
 

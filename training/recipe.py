@@ -42,6 +42,7 @@ class Recipe(BaseModel):
     token_start: Literal["token", "noun"]
     token_steps: int = Field(ge=0)
     token_batch: int = Field(ge=1)
+    token_accumulate: int = Field(1, ge=1)
     token_rate: float = Field(gt=0, le=1)
     token_decay_from: float = Field(ge=0, le=1)
     lora_steps: int = Field(ge=0)
@@ -128,22 +129,25 @@ def default(family: Family, quality: Quality = "balanced") -> Recipe:
 def step_down(recipe: Recipe) -> tuple[Recipe, str] | None:
     """The next notch when memory ran out, with the sentence for the person; None when none is left.
 
-    In order: checkpoint activations; halve the batch and accumulate twice as often.
+    In order: checkpoint activations; halve the batches and accumulate twice as often, while they
+    are even.
     """
     if not recipe.gradient_checkpointing:
         changed = recipe.model_copy(update={"gradient_checkpointing": True})
         return changed, "Memory ran out; activations are recomputed now (about a third slower)."
-    if recipe.batch > 1 and recipe.batch % 2 == 0 and recipe.prior_batch % 2 == 0:
-        halves = {
-            "batch": recipe.batch // 2,
-            "prior_batch": recipe.prior_batch // 2,
-            "accumulate": recipe.accumulate * 2,
-        }
-        return (
-            recipe.model_copy(update=halves),
-            f"Memory ran out; each step now learns in {halves['accumulate']} parts.",
-        )
-    return None
+    halves: dict[str, int] = {}
+    if recipe.batch % 2 == 0 and recipe.prior_batch % 2 == 0:
+        halves["batch"] = recipe.batch // 2
+        halves["prior_batch"] = recipe.prior_batch // 2
+        halves["accumulate"] = recipe.accumulate * 2
+    if recipe.token_batch % 2 == 0:
+        halves["token_batch"] = recipe.token_batch // 2
+        halves["token_accumulate"] = recipe.token_accumulate * 2
+    if not halves:
+        return None
+    lowered = recipe.model_copy(update=halves)
+    parts = max(lowered.accumulate, lowered.token_accumulate)
+    return lowered, f"Memory ran out; each step now learns in {parts} parts."
 
 
 def _check_wishes(request: TrainingRequest) -> None:

@@ -46,7 +46,9 @@ class TrainingRequest(_Shape):
     `token` is the word that stands for the person ("sks"), `class_noun` what they are ("person").
     `class_folder` holds judged class pictures with their captions (`training.prior` writes it);
     None lets the trainer draw them itself. `steps`, `rank`, `learning_rate` None means the recipe
-    decides. Everything the trainer writes lies under `run_folder`.
+    decides. Everything the trainer writes lies under `run_folder`. `embedder` is the folder of a
+    CLIP or DINO model that ranks candidates; with `compare_s` above 0 the run asks whoever started
+    it to compare faces, for so many seconds (`training.comparison`).
     """
 
     version: Literal[1] = 1
@@ -69,6 +71,8 @@ class TrainingRequest(_Shape):
     preview_every: int | None = None
     seed: int = 0
     device: str = "auto"
+    embedder: Path | None = None
+    compare_s: float = Field(0.0, ge=0, le=600)
 
 
 class Phase(StrEnum):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 
 from diffusion.load import VAE, Parts, load_parts
+from diffusion.memory import give_back, is_out_of_memory
 from training import checkpoint, dataset, prior
 from training.errors import NoRoom, TrainingError
 from training.export import export
@@ -43,6 +45,7 @@ from training.result import FOLDER
 CLASS, WHOLE = "class", "whole"
 LEARNERS: dict[str, type[Learner]] = {"lora": Learner, "full": FullLearner}
 _SAVES = 8  # checkpoints in a run, besides those at previews, pauses and signals
+_LOG = logging.getLogger(__name__)
 _LONG_ON_CPU = 60  # runs shorter than this do not repay the timing of precisions
 
 
@@ -80,6 +83,7 @@ class Session:
         self._downs = 0
         self._learner: Learner | None = None
         self._size = 0
+        self._results: dict[str, TrainedModel] = {}
 
     def run(self) -> dict[str, TrainedModel]:
         """Train everybody -> result by run id. Raises `TrainingError` when nobody could be trained,
@@ -90,9 +94,12 @@ class Session:
                 self._build(parts)
                 self._learn()
                 return self._finish()
-            except torch.OutOfMemoryError as error:
-                self._step_down(error)
-                parts = self._reload()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                _LOG.warning("memory ran out: %s", error)
+            # Outside the handler: what did not fit hangs on the fault's traceback until here.
+            self._step_down()
 
     # -- preparing ----------------------------------------------------------------------------
 
@@ -124,13 +131,6 @@ class Session:
         dtype = self._precision.base
         return load_parts(base.folder, base.family, device=self._device, dtype=dtype)
 
-    def _reload(self) -> Parts:
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        parts = self._load()
-        parts.drop(VAE)
-        return parts
-
     def _classes(self, member: Member, parts: Parts, recipe: Recipe) -> ClassSet | None:
         """The judged class pictures, or own ones that nobody sees."""
         if recipe.prior_batch == 0 or recipe.prior_weight == 0 or recipe.lora_steps == 0:
@@ -159,6 +159,8 @@ class Session:
         ]
         if kept[0] is not None:
             self._precision = self._named_precision(kept[0][1].precision)
+            while self._downs < kept[0][1].downs and self._lower():
+                pass
         for person in alive[1:]:
             _check_alike(alive[0].recipe, person.recipe)
         make = LEARNERS[alive[0].recipe.method]
@@ -263,28 +265,39 @@ class Session:
             for slot in range(len(learner.people)):
                 learner.embeds(slot)
 
-    def _step_down(self, error: torch.OutOfMemoryError) -> None:
-        people = [member.person for member in self.members if member.person is not None]
+    def _step_down(self) -> None:
+        """Keep where everybody is, let the learner go, and ask less of the memory from here on.
+
+        Raises `NoRoom` when no notch is left.
+        """
         self.save_all()
+        if self._learner is not None:
+            self._learner.release()
         self._learner = None
-        notch = step_down(people[0].recipe)
-        if notch is None:
+        give_back()
+        if not self._lower():
             raise NoRoom(
                 "Memory ran out at the smallest settings. Use a lower `resolution`, a base that "
                 "needs less memory, or a device with more."
-            ) from error
-        self._downs += 1
+            )
+
+    def _lower(self) -> bool:
+        """Take everybody's recipe one notch down and say so; False when there is none left."""
         for member in self.members:
-            if member.person is not None:
-                lowered = step_down(member.person.recipe)
-                assert lowered is not None
-                member.person.recipe = lowered[0]
-                member.progress.note(lowered[1])
+            assert member.person is not None
+            lowered = step_down(member.person.recipe)
+            if lowered is None:
+                return False
+            member.person.recipe, words = lowered
+            if not member.ended:
+                member.progress.note(words)
+        self._downs += 1
+        return True
 
     # -- checking and saving ------------------------------------------------------------------
 
     def _finish(self) -> dict[str, TrainedModel]:
-        results: dict[str, TrainedModel] = {}
+        results = self._results
         for slot, member in enumerate(self.members):
             if member.ended:
                 continue
@@ -309,6 +322,7 @@ class Session:
         for step, kept in candidates.items():
             learner.restore(slot, kept)
             found.append(judge.scores(slot, step))
+        found = judge.compared(found)
         chosen = best(found)
         learner.restore(slot, candidates[chosen.step])
         report = judge.report(found, chosen)
@@ -372,8 +386,12 @@ def candidate_steps(recipe: Recipe) -> tuple[int, ...]:
 def fingerprint(request: TrainingRequest) -> str:
     """What makes two requests the same training: all but where files lie and what is previewed."""
     facts = request.model_dump(
-        mode="json", exclude={"run_folder", "class_folder", "device", "preview_prompts", "photos"}
-    )
+        mode="json",
+        exclude={
+            "run_folder", "class_folder", "device", "preview_prompts", "photos", "embedder",
+            "compare_s",
+        },
+    )  # fmt: skip
     facts["base"].pop("folder")
     facts["photos"] = [[photo.path.name, photo.crop] for photo in request.photos]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -23,8 +23,8 @@ def test_it_is_small_and_every_part_is_one_safetensors_file():
     everything = [file for file in MODEL.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in everything) < 40e6
     weights = {file.parent.name for file in everything if file.suffix == ".safetensors"}
-    assert weights == {"unet", "vae", "text_encoder"}
-    assert len([file for file in everything if file.suffix == ".safetensors"]) == 3
+    assert weights == {"unet", "vae", "text_encoder", "probe"}
+    assert len([file for file in everything if file.suffix == ".safetensors"]) == 4
     assert not [f for f in everything if f.suffix in {".bin", ".pt", ".pkl", ".py"}]
 
 
