@@ -100,7 +100,7 @@ def build(settings: Settings) -> Parts:
         moderation = build_moderation(_moderation(settings, bases), evidence)
     except (BaseError, StyleError, ValueError) as fault:
         raise BackendError(str(fault)) from fault
-    storage = _storage(settings)
+    storage = open_storage(settings)
     workflows = DurableWorkflows(settings.workflows_url, catalog)
     studio = Studio(
         settings=settings,
@@ -148,7 +148,8 @@ def open_home(home: Path) -> None:
         )
 
 
-def _storage(settings: Settings) -> Storage:
+def open_storage(settings: Settings) -> Storage:
+    """Where the bytes lie. Raises `BackendError` for a place of no known kind."""
     kind = settings.storage.partition("://")[0]
     if kind not in STORAGES:
         raise BackendError(
