@@ -42,6 +42,14 @@ class NotNow(Exception):
     """A decoder could not look at a photo just now, which says nothing about the photo."""
 
 
+class NotUsable(Exception):
+    """A decoder looked at a photo and says why it cannot be used."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.message)
+        self.reason = reason
+
+
 def judge_texts(incoming: Path, outgoing: Path, moderation: Moderation) -> int:
     """Judge a JSON-lines file of `{"id", "text"}` (and, if there, `negative`, `language`).
 
@@ -222,8 +230,8 @@ def screen(
 
     A blocked or unreadable photo is flagged, moved or deleted as `what` says; one to ask about or
     not checked is only flagged. Writes `report.csv`, `report.html` and thumbnails into `out`, and
-    `dataset_info.json` beside the photos. `decode` must raise for what is not a photo,
-    and `NotNow` for what it could not look at.
+    `dataset_info.json` beside the photos. `decode` must raise `NotUsable` or
+    anything else for what is no photo to use, and `NotNow` for what it could not look at.
     `progress` gets (done, total) after each photo.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -275,6 +283,8 @@ def _judged(
             picture = decode(content)
         except NotNow:
             judged = PhotoJudgement(Verdict(Decision.UNAVAILABLE, (), (_NOT_READ,)))
+        except NotUsable as fault:
+            judged = PhotoJudgement(Verdict(Decision.BLOCK, (), (fault.reason,)))
         except Exception:  # noqa: BLE001 - whatever a decoder does with a bad file, it is no photo
             judged = PhotoJudgement(Verdict(Decision.BLOCK, (), (_UNREADABLE,)))
         else:

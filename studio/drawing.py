@@ -34,7 +34,7 @@ from studio.errors import NotAllowed, UserError
 from studio.learning import CLASS_NOUN, Ended
 from studio.parts import Parts
 from studio.patience import Patient
-from studio.records import Avatar, PersonalModel, Run
+from studio.records import Avatar, PersonalModel, Run, Use, new_id, now
 from studio.shift import Shift
 
 TELL_EVERY_S = 0.5
@@ -76,6 +76,10 @@ class Outcome:
     again: bool = False
 
 
+class TextRefused(UserError):
+    """What a person wrote is not drawn, or could not be checked."""
+
+
 class Drawing:
     """The work of drawing runs in one worker."""
 
@@ -96,6 +100,18 @@ class Drawing:
         model = self._runs.get(PersonalModel, run.request["model_id"])
         if model is None:
             raise UserError("The model was deleted before it could draw.", "Choose another one.")
+        try:
+            self._draw_run(run, model)
+        except TextRefused as fault:
+            # Also what only a remote check refuses brings the rest after many tries nearer.
+            if fault.code == "refused":
+                self._runs.add(Use(new_id(), run.user_id, "blocked-prompt", 1, now()))
+            raise
+
+    # inside
+
+    def _draw_run(self, run: Run, model: PersonalModel) -> None:
+        run_id = run.id
         work = _Work(run, self._parts.settings.picture_attempts)
         prompts, slots = self._slots(run, model, work)
         for slot in slots:
@@ -116,8 +132,6 @@ class Drawing:
         except EngineError as fault:
             raise UserError(str(fault), code=_engine_code(fault)) from fault
         self._finish(run_id, work)
-
-    # inside
 
     def _open(self, run_id: str) -> Run:
         run = self._runs.get(Run, run_id)
@@ -235,8 +249,8 @@ class Drawing:
         (judgement,) = check.result()
         action, verdict = judgement.action, judgement.verdict
         work.spent("pictures", max((f.ms for f in verdict.findings), default=0.0) / 1000)
-        if action not in (Action.SHOW, Action.BLUR):
-            again = judgement.retry and slot.attempt < self._parts.settings.picture_attempts
+        again = judgement.retry and slot.attempt < self._parts.settings.picture_attempts
+        if again or action not in (Action.SHOW, Action.BLUR):
             unchecked = verdict.decision is Decision.UNAVAILABLE
             outcome = Outcome(slot, "", _why(verdict), unchecked, again)
         else:
@@ -446,15 +460,15 @@ def _check_texts(prompts: Sequence[PendingPrompt]) -> None:
             raise _refused_text(verdict)
 
 
-def _refused_text(verdict: Verdict) -> UserError:
+def _refused_text(verdict: Verdict) -> TextRefused:
     if verdict.decision is Decision.UNAVAILABLE:
-        return UserError(
+        return TextRefused(
             "We could not check this text, so nothing was drawn.",
             "Try again in a minute.",
             code="unchecked",
         )
     first = verdict.reasons[0] if verdict.reasons else None
-    return UserError(
+    return TextRefused(
         first.message if first else "This text is not allowed here.",
         first.fix if first else "Describe the avatar differently.",
         code="refused",

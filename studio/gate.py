@@ -56,6 +56,18 @@ class NotDecoded:
     sha256: str
 
 
+def too_small(photo: Decoded, min_px: int) -> Reason | None:
+    """Why this photo has too few pixels to be learned from, if it has."""
+    if min(photo.width, photo.height) >= min_px:
+        return None
+    return Reason(
+        "too_small",
+        f"This photo is {photo.width} x {photo.height} pixels; the shorter side must "
+        f"have at least {min_px}.",
+        "Send the original rather than a screenshot or a preview.",
+    )
+
+
 class Gate:
     """Opens photos, each in a fresh process; one waits ready so that a photo takes no start time.
 

@@ -23,7 +23,7 @@ from studio import classifier_cli
 from studio.aws_parts import photo_source
 from studio.console import REFUSED, UNCHECKED, Output, reporting
 from studio.errors import BackendError, UserError
-from studio.gate import Decoded, Gate, NotDecoded
+from studio.gate import Decoded, Gate, NotDecoded, too_small
 from studio.listing import make_folder
 from studio.parts import Parts, opened
 from studio.records import now
@@ -119,7 +119,7 @@ def photos(
         gate = _gate(parts.settings)
         try:
             with tempfile.TemporaryDirectory(prefix="avatar-photos-") as folder:
-                decode = _decoder(gate, Path(folder) / "photo")
+                decode = _decoder(gate, Path(folder) / "photo", parts.settings.min_photo_px)
                 found = _screened(output, lambda tell: bulk.screen(
                     place, report, parts.moderation, decode, what, progress=tell
                 ))  # fmt: skip
@@ -266,8 +266,8 @@ def _undecoded(answer: NotDecoded) -> Decision:
     return Decision.UNAVAILABLE if answer.reason.code == "too_slow" else Decision.BLOCK
 
 
-def _decoder(gate: Gate, file: Path) -> Callable[[bytes], Image.Image]:
-    """The studio's gate for bytes; `file` is written over at each."""
+def _decoder(gate: Gate, file: Path, min_px: int) -> Callable[[bytes], Image.Image]:
+    """The studio's gate for bytes, and its least size; `file` is written over at each."""
 
     def decode(content: bytes) -> Image.Image:
         try:
@@ -275,11 +275,14 @@ def _decoder(gate: Gate, file: Path) -> Callable[[bytes], Image.Image]:
             answer = gate.open(file)
         except OSError as fault:
             raise bulk.NotNow(str(fault)) from fault
-        if isinstance(answer, Decoded):
-            return _picture(answer)
-        if _undecoded(answer) is Decision.UNAVAILABLE:
-            raise bulk.NotNow(answer.reason.message)
-        raise ValueError(answer.reason.message)
+        if isinstance(answer, NotDecoded):
+            if _undecoded(answer) is Decision.UNAVAILABLE:
+                raise bulk.NotNow(answer.reason.message)
+            raise bulk.NotUsable(answer.reason)
+        small = too_small(answer, min_px)
+        if small is not None:
+            raise bulk.NotUsable(small)
+        return _picture(answer)
 
     return decode
 

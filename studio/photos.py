@@ -21,7 +21,7 @@ from studio.actions import SetStatus
 from studio.catalog import Taken
 from studio.duplicates import fingerprint, same_picture
 from studio.errors import NotAllowed, UserError
-from studio.gate import Decoded, Gate, NotDecoded
+from studio.gate import Decoded, Gate, NotDecoded, too_small
 from studio.people import People
 from studio.records import Person, Photo, PhotoSet, Use, new_id, now
 from studio.sample import sample_hashes, sample_photos
@@ -217,15 +217,9 @@ class Photos(People):
 
     def _judged(self, opened: Decoded) -> PhotoJudgement:
         """Size first, on the original's pixels; then the checks, whose fault is never an allow."""
-        smallest = min(opened.width, opened.height)
-        if smallest < self.settings.min_photo_px:
-            reason = Reason(
-                "too_small",
-                f"This photo is {opened.width} x {opened.height} pixels; the shorter side must "
-                f"have at least {self.settings.min_photo_px}.",
-                "Send the original rather than a screenshot or a preview.",
-            )
-            return PhotoJudgement(Verdict(Decision.BLOCK, (), (reason,)))
+        small = too_small(opened, self.settings.min_photo_px)
+        if small is not None:
+            return PhotoJudgement(Verdict(Decision.BLOCK, (), (small,)))
         try:
             with Image.open(io.BytesIO(opened.picture)) as picture:
                 judged = self.moderation.photo(picture.convert("RGB"))
