@@ -92,6 +92,15 @@ _REVIVE: dict[type[Any], dict[str, Callable[[Any], Any]]] = {
 }
 
 
+# Without these a server whose machine is gone is waited for as long as TCP likes: minutes.
+_NOTICES_A_DEAD_PEER = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+
+
 class Taken(Exception):
     """A value that must be unique is already used, or what a record belongs to is gone."""
 
@@ -289,7 +298,12 @@ def open_catalog(url: str) -> Catalog:
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql" and parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-    engine = create_engine(parsed, pool_pre_ping=True)
+    postgres = parsed.get_backend_name() == "postgresql"
+    engine = create_engine(
+        parsed, pool_pre_ping=True, connect_args=_NOTICES_A_DEAD_PEER if postgres else {}
+    )
+    if postgres:
+        _tune_postgres(engine)
     if engine.dialect.name == "sqlite":
         if parsed.database and parsed.database != ":memory:":
             _make_home(Path(parsed.database).parent)
@@ -307,6 +321,17 @@ def _make_home(folder: Path) -> None:
             f"The folder {folder} cannot be made: {fault.strerror}. Give the studio's user write "
             "permission, or set AVATAR_HOME to another folder."
         ) from fault
+
+
+def _tune_postgres(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, _record: Any) -> None:
+        # A machine that is put to sleep in the middle of a write must not hold up the others, and
+        # who waits for it says so instead of waiting for ever.
+        with connection.cursor() as cursor:
+            cursor.execute("set idle_in_transaction_session_timeout = '15s'")
+            cursor.execute("set lock_timeout = '30s'")
+        connection.commit()
 
 
 def _tune_sqlite(engine: Engine) -> None:
