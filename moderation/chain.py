@@ -6,6 +6,7 @@ fails closed. Knows no user, no storage and no page.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +44,8 @@ from moderation.verdict import (
 
 Backend = Literal["local", "aws"]
 Preset = Literal["general", "family", "brand-safe"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -352,6 +355,23 @@ class Moderation:
             self._ledger.kept(verdict, Stage.PHOTO_SET, picture.tobytes)
             for verdict, picture in zip(answers, every, strict=True)
         ]
+
+    def likeness(self, photos: Sequence[Image], pictures: Sequence[Image]) -> float | None:
+        """How sure it is, 0 to 1, that pictures show the person of the photos; None where the
+        backend cannot tell. Nothing is allowed or refused by it: it ranks versions of a model."""
+        compare = getattr(self._layers.photos, "likeness", None)
+        if compare is None or not photos or not pictures:
+            return None
+        try:
+            return compare(list(photos), list(pictures))
+        except (RuntimeError, ValueError) as fault:
+            _LOG.warning("faces could not be compared: %s", fault)
+            return None
+
+    @property
+    def compares_faces(self) -> bool:
+        """Whether `likeness` can tell anything."""
+        return hasattr(self._layers.photos, "likeness")
 
     def capabilities(self) -> dict[str, str]:
         """What can be told and what cannot: faces, identity, celebrity, age, pictures."""

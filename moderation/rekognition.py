@@ -272,6 +272,21 @@ class RekognitionPhotos:
         ms = 1000 * (time.monotonic() - begun)
         return [_same(similarity, ms) for similarity in best]
 
+    def likeness(self, photos: Sequence[Image], pictures: Sequence[Image]) -> float | None:
+        """How sure it is, 0 to 1, that pictures show the person of the photos: the mean over the
+        pictures of the likest photo. None where no comparison was answered."""
+        sources = [encoded(photo) for photo in photos]
+        targets = [encoded(picture) for picture in pictures]
+        pairs = [partial(self._similarity, one, other) for other in targets for one in sources]
+        answers = [r if isinstance(r, float) else None for r in together(pairs, self.timeout_s)]
+        count = max(1, len(sources))
+        best = [
+            max((a for a in answers[n : n + count] if a is not None), default=None)
+            for n in range(0, len(answers), count)
+        ]
+        known = [similarity for similarity in best if similarity is not None]
+        return sum(known) / len(known) if known else None
+
     def _row(self, images: Sequence[bytes], pivot: int, timeout_s: float) -> list[float | None]:
         """Similarity of every photo to the pivot in 0..1; None where there was no answer."""
         others = [place for place in range(len(images)) if place != pivot]

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,14 @@ from studio.patience import Patient
 from studio.previews import Previews
 from studio.records import Photo, Run, RunState
 from studio.shift import Shift
+from training import comparison
 from training.errors import TrainingError
 from training.progress import write_atomically
 from training.request import BaseRef, InstancePhoto, Phase, TrainingRequest, TrainingStatus
 
 POLL_S = 0.5
 CANCEL_S = 10.0
+COMPARE_S = 60.0  # a run waits so long for faces to be compared, and then chooses without
 LEFTOVER_S = 3600.0
 TOKEN = "sks"
 CLASS_NOUN = "person"
@@ -220,10 +222,7 @@ class Learning:
 
     def _judge_set(self, photos: list[Photo], folder: Path) -> None:
         """Whether all photos show one person, where the moderation backend can tell."""
-        pictures = []
-        for photo in photos:
-            with Image.open(folder / f"{photo.id}.jpg") as picture:
-                pictures.append(picture.convert("RGB"))
+        pictures = _opened([folder / f"{photo.id}.jpg" for photo in photos])
         verdicts = self._parts.moderation.photo_set(pictures)
         if any(verdict.decision is Decision.UNAVAILABLE for verdict in verdicts):
             raise UserError(
@@ -280,7 +279,22 @@ class Learning:
             steps=run.request["steps"],
             seed=run.request["seed"],
             device=self._parts.machine.device,
+            **self._ranking(),
         )
+
+    def _ranking(self) -> dict[str, Any]:
+        """How a trainer of this machine ranks its candidates beyond colours: by the host's image
+        model, or by asking this worker, where the moderation backend can compare faces."""
+        settings = self._parts.settings
+        if settings.trainer != "local":
+            return {}
+        asks = self._parts.moderation.compares_faces
+        model = settings.embedder.absolute() if settings.embedder else None
+        return {"embedder": model, "compare_s": COMPARE_S if asks else 0.0}
+
+    def _alike(self, photos: Sequence[Path], drawn: Sequence[Path]) -> float | None:
+        """How sure it is that a candidate's pictures show the person of the photos."""
+        return self._parts.moderation.likeness(_opened(photos), _opened(drawn))
 
     def _train(self, run_id: str, request: TrainingRequest, lease: TrainingLease) -> None:
         """Start the trainer or find it again, and follow it to its end.
@@ -299,6 +313,7 @@ class Learning:
                 status = trainer.poll(handle)
                 lease.share(paused=status.phase is Phase.PAUSED)
                 previews.judge(status.previews)
+                comparison.answer(request.run_folder, self._alike)
                 if status.phase is Phase.DONE:
                     return
                 if status.phase.terminal:
@@ -343,6 +358,14 @@ class Learning:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _opened(paths: Sequence[Path]) -> list[Image.Image]:
+    pictures = []
+    for path in paths:
+        with Image.open(path) as picture:
+            pictures.append(picture.convert("RGB"))
+    return pictures
 
 
 @contextmanager

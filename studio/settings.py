@@ -94,6 +94,9 @@ class Settings(BaseSettings):
         2500.0, gt=0, description="MB a user may upload in an hour; an address, ten times that"
     )
     threads: int = Field(0, ge=0, description="CPU threads for training and drawing; 0 means all")
+    embedder: Path | None = Field(
+        None, description="Folder of a CLIP or DINO model that ranks versions of a personal model"
+    )
     workers: int = Field(1, ge=0, description="Worker processes started beside the page")
     photo_retention: Literal["keep", "until-trained"] = Field(
         "keep", description="Whether photos are kept after training for later versions"

@@ -72,7 +72,7 @@ class TrainingRequest(_Shape):
     seed: int = 0
     device: str = "auto"
     embedder: Path | None = None
-    compare_s: float = Field(0.0, ge=0, le=600)
+    compare_s: float = Field(default=0.0, ge=0, le=600)
 
 
 class Phase(StrEnum):

@@ -248,6 +248,16 @@ def test_when_the_first_photo_is_the_odd_one_another_stands_for_the_set(aws):
     assert aws.calls("CompareFaces") == 6
 
 
+def test_drawn_pictures_are_compared_with_photos_of_the_person(aws):
+    people(aws)
+    check = photo_check(CALM, POLICY)
+    assert check.likeness([plain(10), plain(20)], [plain(30), plain(40)]) == pytest.approx(0.98)
+    assert check.likeness([plain(10)], [plain(30), plain(150)]) == pytest.approx(0.505)
+    assert aws.calls("CompareFaces") == 6
+    aws.server.faults.add("empty", "CompareFaces")
+    assert check.likeness([plain(10), plain(20)], [plain(30)]) is None
+
+
 def test_an_unsure_likeness_is_the_persons_call(aws):
     aws.rekognition.similarity = lambda source, target: 65.0
     verdicts = photo_check(CALM, POLICY).same_person([plain(1), plain(2), plain(3)])
