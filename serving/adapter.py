@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -51,6 +52,7 @@ class AdapterCard(BaseModel):
     base_sha256: str = Field(max_length=200)
     family: Family
     token: str | None = Field(default=None, max_length=100)
+    kind: Literal["adapter", "whole"] = "adapter"
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,13 @@ def read_adapter(folder: Path, base: ServedBase, parts: Parts) -> Adapter:
     layers, wrong shapes, values that are not finite, or a size beyond the limits.
     """
     name = folder.name
-    card = _read_card(folder)
+    card = read_card(folder)
     _check_base(name, card, base)
+    if card.kind == "whole":
+        raise _refused(
+            name, "it is a whole pipeline; only a multi-model endpoint draws with it "
+            "(AVATAR_ENGINE=endpoint)"
+        )  # fmt: skip
     state = _read_tensors(folder, WEIGHTS)
     layers = _check_layers(name, state, parts)
     rank = max(t.shape[0] for key, t in state.items() if key.endswith(".lora_A.weight"))
@@ -92,7 +99,8 @@ def _refused(name: str, why: str) -> AdapterRefused:
     return AdapterRefused(f"The personal model {name} cannot be used: {why}.")
 
 
-def _read_card(folder: Path) -> AdapterCard:
+def read_card(folder: Path) -> AdapterCard:
+    """The model's card. Raises `AdapterRefused` naming the folder and what is wrong with it."""
     name = folder.name
     path = folder / CARD
     if not folder.is_dir():

@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from serving.adapter import CARD, MAX_BYTES, MAX_CARD_BYTES, TOKEN, WEIGHTS
+from serving import whole
+from serving.adapter import CARD, MAX_BYTES, MAX_CARD_BYTES, TOKEN, WEIGHTS, read_card
 from serving.errors import ArchiveRefused
 
 MODEL = "person"
@@ -35,6 +36,9 @@ LIMITS = {
     f"{ADAPTER_FOLDER}/{TOKEN}": 16 * 1024 * 1024,
 }
 REQUIRED = tuple(LIMITS)[:4]
+
+WHOLE = "whole"
+"""Folder of a whole pipeline in an archive. Triton reads none, so it is no model repository."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _BLOCK = tarfile.BLOCKSIZE
@@ -57,14 +61,13 @@ def pack(folder: Path, target: Path, triton: Path = PERSON) -> int:
     same model gives the same bytes. Raises `ArchiveRefused` if a file is missing or too large, or
     if `target` exists: a new version is a new name.
     """
-    sources = {
-        f"{MODEL}/config.pbtxt": triton / "config.pbtxt",
-        f"{ADAPTER_FOLDER}/model.py": triton / "model.py",
-    }
-    sources |= {f"{ADAPTER_FOLDER}/{name}": folder / name for name in (CARD, WEIGHTS, TOKEN)}
-    for name in REQUIRED:
-        if not sources[name].is_file():
-            raise ArchiveRefused(f"{target.name} cannot be packed: {sources[name]} is missing.")
+    if (folder / CARD).is_file() and read_card(folder).kind == "whole":
+        sources = {f"{WHOLE}/{name}": path for name, path in whole.files(folder).items()}
+    else:
+        sources = _adapter_files(folder, triton)
+        for name in REQUIRED:
+            if not sources[name].is_file():
+                raise ArchiveRefused(f"{target.name} cannot be packed: {sources[name]} is missing.")
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=target.parent, suffix=".partial")
     try:
@@ -79,6 +82,14 @@ def pack(folder: Path, target: Path, triton: Path = PERSON) -> int:
     finally:
         Path(partial).unlink()
     return target.stat().st_size
+
+
+def _adapter_files(folder: Path, triton: Path) -> dict[str, Path]:
+    code = {
+        f"{MODEL}/config.pbtxt": triton / "config.pbtxt",
+        f"{ADAPTER_FOLDER}/model.py": triton / "model.py",
+    }
+    return code | {f"{ADAPTER_FOLDER}/{name}": folder / name for name in (CARD, WEIGHTS, TOKEN)}
 
 
 def unpack(archive: Path, into: Path) -> Path:
@@ -106,23 +117,31 @@ def find_adapter(model: Path) -> Path:
 
     Raises `ArchiveRefused` where neither is there.
     """
-    for folder in (model / ADAPTER_FOLDER, model):
+    for folder in (model / ADAPTER_FOLDER, model / WHOLE, model):
         if (folder / CARD).is_file():
             return folder
     raise ArchiveRefused(f"{model.name} holds no personal model: there is no {CARD} in it.")
 
 
+def _limit(name: str) -> int:
+    """Most bytes of a member; 0 for names that no archive has."""
+    below = name.removeprefix(f"{WHOLE}/")
+    if below != name and whole.FILE.fullmatch(below):
+        return whole.MAX_FILE_BYTES
+    return MAX_CARD_BYTES if below != name and below == CARD else LIMITS.get(name, 0)
+
+
 def _write(out: BinaryIO, sources: dict[str, Path]) -> None:
     with (
-        gzip.GzipFile(fileobj=out, mode="wb", filename="", mtime=0) as packed,
+        gzip.GzipFile(fileobj=out, mode="wb", compresslevel=6, filename="", mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
     ):
         for name, path in sources.items():
             member = tarfile.TarInfo(name)
             member.size = path.stat().st_size
-            if member.size > LIMITS[name]:
+            if member.size > _limit(name):
                 raise ArchiveRefused(
-                    f"{path.name} has {member.size} bytes; at most {LIMITS[name]}."
+                    f"{path.name} has {member.size} bytes; at most {_limit(name)}."
                 )
             with path.open("rb") as content:
                 tar.addfile(member, content)

@@ -19,7 +19,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -45,11 +45,12 @@ from serving.errors import (
 )
 from serving.fulfilment import fulfil
 from serving.local import LocalEngine
+from serving.models import Loaded, Models, OpenWhole, Refused
 from serving.payloads import MAX_BODY_BYTES, TooLarge, UnknownType, answer, parse
 from serving.queue import Ticket
 from serving.request import Rendered
+from serving.whole import open_whole
 
-PAGE = 100
 DEADLINE_S = 55.0  # InvokeEndpoint gives up after 60
 _POLL_S = 0.1
 
@@ -68,14 +69,6 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
 )
 
 
-class Refused(Exception):
-    """An answer other than 200, as the contract defines it."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 class _Gone(Exception):
     """The client went away; nobody reads the answer."""
 
@@ -89,78 +82,23 @@ class LoadBody(BaseModel):
     url: str = Field(min_length=1, max_length=4096)
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A model that the platform has loaded: where its files lie, and the adapter in them."""
-
-    url: str
-    folder: Path
-
-
-class Models:
-    """The loaded models by name. A loaded model never leaves host memory until it is deleted."""
-
-    def __init__(self, engine: LocalEngine, root: Path) -> None:
-        self._engine = engine
-        self._root = root.resolve()
-        self._lock = threading.Lock()
-        self._loaded: dict[str, Loaded] = {}
-
-    def load(self, name: str, url: str) -> None:
-        """Raises `Refused` 409 if loaded, 507 without room, 400 for a folder that is no model."""
-        with self._lock:
-            if name in self._loaded:
-                raise Refused(409, f"Model {name} is already loaded.")
-            folder = self._folder(url)
-            bank = self._engine.drawer.bank
-            if sum(file.stat().st_size for file in folder.iterdir()) > bank.room_bytes:
-                raise Refused(507, f"Model {name} does not fit: {bank.room_bytes} bytes are free.")
-            bank.adapter(folder)
-            self._loaded[name] = Loaded(url, folder)
-
-    def unload(self, name: str) -> None:
-        """Forget a model; one that is being drawn is finished first. `Refused` 404 if unknown."""
-        with self._lock:
-            loaded = self._loaded.pop(name, None)
-            if loaded is None:
-                raise Refused(404, f"Model {name} is not loaded.")
-            if all(other.folder != loaded.folder for other in self._loaded.values()):
-                self._engine.drawer.bank.forget(loaded.folder)
-
-    def get(self, name: str) -> Loaded:
-        """Raises `Refused` 404 for a model that is not loaded."""
-        with self._lock:
-            loaded = self._loaded.get(name)
-        if loaded is None:
-            raise Refused(404, f"Model {name} is not loaded.")
-        return loaded
-
-    def page(self, after: str | None) -> tuple[list[tuple[str, Loaded]], str | None]:
-        """Up to `PAGE` models whose names follow `after`, and the token of the next page."""
-        with self._lock:
-            names = sorted(name for name in self._loaded if after is None or name > after)
-            rows = [(name, self._loaded[name]) for name in names[:PAGE]]
-        return rows, names[PAGE - 1] if len(names) > PAGE else None
-
-    def _folder(self, url: str) -> Path:
-        place = Path(url).resolve()
-        if not place.is_relative_to(self._root):
-            raise Refused(400, f"`url` {url[:200]!r} lies outside the models' folder.")
-        if not place.is_dir():
-            raise Refused(400, f"`url` {url[:200]!r} is not a folder.")
-        return find_adapter(place)
-
-
-def make_app(engine: LocalEngine, root: Path, single: Path | None = None) -> FastAPI:
+def make_app(
+    engine: LocalEngine,
+    root: Path,
+    single: Path | None = None,
+    open_whole: OpenWhole = open_whole,
+) -> FastAPI:
     """The contract's routes. `root` holds unpacked models; `single` serves `/invocations`."""
+
+    models = Models(engine, root, open_whole)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
+        await run_in_threadpool(models.close)
         await run_in_threadpool(engine.close)
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    models = Models(engine, root)
 
     @app.get("/ping")
     async def ping() -> Response:
@@ -189,7 +127,10 @@ def make_app(engine: LocalEngine, root: Path, single: Path | None = None) -> Fas
     @app.post("/models/{name:path}/invoke")
     async def invoke(name: str, request: Request) -> Response:
         owner = request.headers.get("X-Amzn-SageMaker-Target-Model", name)
-        return await _invoke(engine, request, models.get(name).folder, owner)
+        loaded = models.get(name)
+        if loaded.whole is not None:
+            return await _invoke(loaded.whole, request, None, owner)
+        return await _invoke(engine, request, loaded.folder, owner)
 
     @app.get("/models/{name:path}")
     async def one(name: str) -> Response:
@@ -377,7 +318,8 @@ def main(arguments: list[str] | None = None) -> None:
         device_bytes=given.device_mb << 20,
     )
     logging.basicConfig(level=logging.INFO)
-    app = make_app(engine, given.models, given.model)
+    whole = partial(open_whole, device=given.device, rows=given.rows)
+    app = make_app(engine, given.models, given.model, whole)
     uvicorn.run(app, host=given.host, port=given.port, log_level="warning")
 
 

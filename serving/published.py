@@ -59,7 +59,8 @@ class Published:
 
     def check_base(self, adapter: Path) -> None:
         """Raises `AdapterRefused` for a model of another base than the endpoint holds."""
-        check_base(adapter, self.settings.base_id, self.settings.base_sha256)
+        whole = self.settings.container == "http"
+        check_base(adapter, self.settings.base_id, self.settings.base_sha256, whole=whole)
 
     def publish(self, adapter: Path, target: str, *, again: bool = False) -> None:
         """Put the model's archive where the endpoint finds it, unless it is there already."""
@@ -107,11 +108,14 @@ class Published:
         return gone
 
 
-def check_base(adapter: Path, base_id: str, base_sha256: str) -> None:
-    """Raises `AdapterRefused` for a model of another base than the endpoint holds."""
+def check_base(adapter: Path, base_id: str, base_sha256: str, *, whole: bool = False) -> None:
+    """Raises `AdapterRefused` for a model of another base than the endpoint holds, and for a whole
+    pipeline where the endpoint cannot hold one beside its base.
+    """
     try:
         card = json.loads((adapter / "adapter.json").read_text("utf-8"))
         base, digest = str(card["base_id"]), str(card["base_sha256"])
+        kind = str(card.get("kind", "adapter"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AdapterRefused("This personal model has no usable adapter.json.") from error
     if (base, digest) != (base_id, base_sha256):
@@ -119,4 +123,9 @@ def check_base(adapter: Path, base_id: str, base_sha256: str) -> None:
             f"This personal model was trained on the base {base} ({digest[:12]}), but the "
             f"endpoint holds {base_id} ({base_sha256[:12]}). "
             "Train it again, or point the endpoint at its base."
+        )
+    if kind == "whole" and not whole:
+        raise AdapterRefused(
+            "This personal model is a whole pipeline; only a multi-model endpoint on CPUs draws "
+            "with it. Train it again with AVATAR_AWS_JUMPSTART_RESULT=adapter."
         )

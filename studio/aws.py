@@ -186,7 +186,7 @@ def _quota(settings: Settings, use: str) -> str:
 
 def _jumpstart(settings: Settings) -> str:
     from training.errors import TrainingError
-    from training.jumpstart import HUB, HubModel
+    from training.hub import HUB, HubModel
 
     answer = client("sagemaker", settings).describe_hub_content(
         HubName=HUB, HubContentType="Model", HubContentName=settings.aws_jumpstart_model

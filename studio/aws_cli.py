@@ -15,6 +15,7 @@ from studio.console import FAILED, reporting
 from studio.costs import cost_words
 from studio.costs import costs as cost_sheet
 from studio.costs import training as training_cost
+from studio.deploy_cli import add_to as add_deploy_to
 from studio.errors import BackendError, UserError
 from studio.settings import Settings, read_settings
 from training.request import Family
@@ -27,6 +28,7 @@ bucket_app = typer.Typer(help="The bucket that everything lies in.", no_args_is_
 app.add_typer(endpoint_app, name="endpoint")
 app.add_typer(async_app, name="async")
 app.add_typer(bucket_app, name="bucket")
+add_deploy_to(app)
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 Name = Annotated[str, typer.Option("--name", help="The endpoint; else AVATAR_AWS_ENDPOINT.")]
@@ -54,20 +56,32 @@ def doctor(as_json: Json = False) -> None:
 @app.command()
 def bases(
     part: Annotated[str, typer.Option("--part", help="What the names contain.")] = "txt2img",
+    details: Annotated[
+        bool, typer.Option("--details", help="Ask of each whether, and on what, it is trained.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List the models of JumpStart's public hub whose names contain a part."""
     from training.errors import TrainingError
-    from training.jumpstart import offered
+    from training.hub import offers
+    from training.sagemaker import asking
 
     with reporting(as_json) as output:
         try:
-            names = offered(aws_room.client("sagemaker", _settings()), part)
+            with asking("list JumpStart's models"):
+                found = offers(aws_room.client("sagemaker", _settings()), part, details=details)
         except TrainingError as fault:
             raise BackendError(str(fault)) from fault
-        for name in names:
-            output.words(name)
-        output.result({"bases": [{"id": name} for name in names]})
+        for one in found:
+            words = f"{one.id} {one.version}"
+            if one.trainable is not None:
+                words += (
+                    f": trained on {', '.join(one.instances or ())}"
+                    if one.trainable
+                    else (": drawn with only")
+                )
+            output.words(words)
+        output.result({"bases": [asdict(one) for one in found]})
 
 
 @app.command()

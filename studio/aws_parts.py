@@ -84,9 +84,18 @@ def jumpstart_trainer(settings: Settings) -> Trainer:
     from training.jumpstart import JumpStartSettings, JumpStartTrainer
 
     needed(settings, "aws_role")
+    if settings.aws_jumpstart_result == "whole" and settings.engine != "endpoint":
+        raise BackendError(
+            "AVATAR_AWS_JUMPSTART_RESULT=whole needs AVATAR_ENGINE=endpoint: nothing else draws "
+            "with a whole model. Set it to adapter, or draw on the endpoint."
+        )
     try:
         return JumpStartTrainer(
-            JumpStartSettings(job_settings(settings), model=settings.aws_jumpstart_model)
+            JumpStartSettings(
+                job_settings(settings),
+                model=settings.aws_jumpstart_model,
+                whole=settings.aws_jumpstart_result == "whole",
+            )
         )
     except TrainingError as fault:
         raise BackendError(str(fault)) from fault

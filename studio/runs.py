@@ -20,6 +20,7 @@ from studio.errors import BackendError, UserError
 from studio.owned import checked_name
 from studio.photos import Photos
 from studio.records import Person, PersonalModel, Photo, PhotoSet, Run, Use, new_id, now
+from training.hub import TABLE as JUMPSTART
 from training.recipe import plan
 from training.request import BaseRef, InstancePhoto, TrainingRequest
 
@@ -319,6 +320,8 @@ class Runs(Photos):
 
     def _steps(self, base: Base, photos: int, quality: Quality) -> int:
         """Steps of the recipe that a training of so many photos will follow."""
+        if self.settings.trainer == "jumpstart":
+            return int(JUMPSTART["usual_steps"])
         asked = TrainingRequest(
             run_id="estimate",
             base=BaseRef(id=base.id, family=base.family, folder=base.folder, sha256=""),

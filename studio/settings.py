@@ -167,6 +167,10 @@ class Settings(BaseSettings):
         "model-txt2img-stabilityai-stable-diffusion-v2-1-base",
         description="JumpStart model that AVATAR_TRAINER=jumpstart fine-tunes",
     )
+    aws_jumpstart_result: Literal["adapter", "whole"] = Field(
+        "adapter",
+        description="What JumpStart's full model becomes: an adapter, or served `whole` on CPUs",
+    )
     aws_endpoint: str = Field("avatars", description="Name of the endpoint that draws")
     aws_endpoint_container: Literal["http", "triton"] = Field(
         "http", description="What runs at the endpoint: `http` on CPUs, `triton` on GPUs"

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import json
 import shutil
-import tarfile
 import tempfile
 import time
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from training import bucket
 from training.bucket import Place
 from training.checks import check_request
-from training.errors import RequestRefused, TrainingError
+from training.errors import TrainingError
+from training.hub import HUB, TABLE, HubModel, defaults_of, hyperparameters
 from training.jobs import Handle, job_status, sentence
+from training.pipeline import export_whole, unpack
 from training.recipe import Recipe, plan
 from training.request import Phase, TrainedModel, TrainingRequest, TrainingStatus
 from training.sagemaker import (
@@ -35,69 +35,24 @@ from training.sagemaker import (
     job_name,
 )
 
-HUB = "SageMakerPublicHub"
-TABLE: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 PICTURE_PX = 512
-MAX_ARCHIVE_BYTES = 16 << 30
-MAX_MEMBERS = 2_000
 RANK = 64
 """Rank of the adapter that a full fine-tune is turned into; its error is in the report."""
 
 
 @dataclass(frozen=True)
 class JumpStartSettings:
-    """`job` says where and how jobs run (its image is not used); `model` which JumpStart model."""
+    """`job` says where and how jobs run (its image is not used); `model` which JumpStart model.
+
+    `whole` keeps the full model as it comes, for an endpoint that serves it as its own target;
+    otherwise it becomes an adapter of rank `rank`.
+    """
 
     job: SageMakerSettings
     model: str = TABLE["model"]
     version: str = "*"
     rank: int = RANK
-
-
-@dataclass(frozen=True)
-class HubModel:
-    """What a training needs of a JumpStart model, from its document in the public hub."""
-
-    id: str
-    version: str
-    image: str
-    script: str
-    weights: str
-    defaults: Mapping[str, str]
-    instances: tuple[str, ...]
-    isolated: bool
-
-    @classmethod
-    def read(cls, answer: Mapping[str, Any], instance: str) -> HubModel:
-        """Raises `TrainingError` for a model that cannot be trained, or not on this instance."""
-        name = str(answer.get("HubContentName", ""))
-        try:
-            told = json.loads(answer["HubContentDocument"])
-            if not told["TrainingSupported"]:
-                raise TrainingError(f"JumpStart does not train {name}, it only serves it.")
-            supported = tuple(told.get("SupportedTrainingInstanceTypes") or ())
-            if supported and instance not in supported:
-                raise TrainingError(
-                    f"JumpStart trains {name} on {', '.join(supported)}, not on {instance}."
-                )
-            return cls(
-                id=name,
-                version=str(answer["HubContentVersion"]),
-                image=_image(told, instance),
-                script=str(told["TrainingScriptUri"]),
-                weights=str(told["TrainingArtifactUri"]),
-                defaults={
-                    str(entry["Name"]): str(entry.get("Default"))
-                    for entry in told.get("Hyperparameters") or ()
-                    if entry.get("Scope", "algorithm") == "algorithm"
-                },
-                instances=supported,
-                isolated=bool(told.get("TrainingEnableNetworkIsolation", True)),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise TrainingError(
-                f"JumpStart's document of {name} cannot be read ({error})."
-            ) from error
+    whole: bool = False
 
 
 class JumpStartTrainer:
@@ -112,7 +67,7 @@ class JumpStartTrainer:
 
     def start(self, request: TrainingRequest) -> str:
         """Upload and start; a run that was started before is found again by its id."""
-        check_request(request)
+        check_request(request, self.settings.job.hash_cache)
         values = hyperparameters(request, self.settings.job.instance)
         job = job_name([f"jumpstart {request.run_id}"])
         until = time.time() + self.settings.job.max_wait_s + SLACK_S
@@ -280,14 +235,21 @@ class JumpStartTrainer:
         from training.export import export
         from training.extract import extract
 
+        steps = int(description["HyperParameters"].get("max_steps", "0") or 0)
+        seconds = float(description.get("TrainingTimeInSeconds") or 0)
         try:
+            if self.settings.whole:
+                load_parts(tuned, request.base.family, parts=())
+                report = {"trainer": "jumpstart", "whole": True}
+                return export_whole(
+                    into, request, tuned, steps=steps, seconds=seconds, report=report
+                )
             found = extract(request.base.folder, tuned, request.base.family, self.settings.rank)
         except PartsError as error:
-            raise TrainingError(f"The model cannot be turned into an adapter: {error}") from error
+            raise TrainingError(f"JumpStart's model cannot be used: {error}") from error
         if not found.weights:
             raise TrainingError("JumpStart's model does not differ from its base in any layer.")
         parts = load_parts(request.base.folder, request.base.family, parts=())
-        steps = int(description["HyperParameters"].get("max_steps", "0") or 0)
         request = request.model_copy(update={"steps": steps or None, "rank": self.settings.rank})
         report = {
             "trainer": "jumpstart",
@@ -304,7 +266,7 @@ class JumpStartTrainer:
             [],
             prediction_type=parts.prediction_type,
             resolution=request.resolution or parts.resolution,
-            seconds=float(description.get("TrainingTimeInSeconds") or 0),
+            seconds=seconds,
             report=report,
         )
 
@@ -314,154 +276,3 @@ def _stated_recipe(request: TrainingRequest) -> Recipe:
     recipe = plan(request)
     total = recipe.steps
     return recipe.model_copy(update={"token_steps": 0, "lora_steps": total})
-
-
-def hyperparameters(request: TrainingRequest, instance: str) -> dict[str, str]:
-    """A request as JumpStart's hyperparameters: all strings, by their documented names.
-
-    Prior preservation is asked for only where the instance can hold it. Raises `RequestRefused`
-    naming a field whose value JumpStart would not take.
-    """
-    family = instance.removeprefix("ml.").partition(".")[0]
-    prior = request.class_folder is not None and request.prior_weight > 0
-    values: dict[str, Any] = {
-        "max_steps": request.steps or TABLE["usual_steps"],
-        "seed": request.seed % (1 << 31),
-        "with_prior_preservation": prior and family in TABLE["roomy_families"],
-    }
-    if request.learning_rate is not None:
-        values["learning_rate"] = request.learning_rate
-    if values["with_prior_preservation"]:
-        assert request.class_folder is not None
-        values["prior_loss_weight"] = request.prior_weight
-        values["num_class_images"] = max(1, len(list(request.class_folder.glob("*.png"))))
-    return {name: checked(name, value) for name, value in values.items()}
-
-
-def checked(name: str, value: Any) -> str:
-    """One hyperparameter as text. Raises `RequestRefused` for an unknown name or a bad value."""
-    rule = TABLE["hyperparameters"].get(name)
-    if rule is None:
-        known = ", ".join(TABLE["hyperparameters"])
-        raise RequestRefused(name, value, f"JumpStart knows {known}.")
-    if rule["type"] == "bool":
-        if not isinstance(value, bool):
-            raise RequestRefused(name, value, "True or False.")
-        return str(value)
-    if rule["type"] == "text":
-        if value not in rule["choices"]:
-            raise RequestRefused(name, value, f"one of {', '.join(rule['choices'])}.")
-        return str(value)
-    try:
-        number = int(value) if rule["type"] == "int" else float(value)
-    except (TypeError, ValueError) as error:
-        raise RequestRefused(name, value, f"a number ({rule['type']}).") from error
-    if not rule["least"] <= number <= rule["most"]:
-        raise RequestRefused(name, value, f"{rule['least']} to {rule['most']}.")
-    return str(number)
-
-
-def defaults_of(model: HubModel) -> dict[str, str]:
-    """The hub's own defaults, without those that mean "not set"."""
-    own = {name: str(rule["default"]) for name, rule in TABLE["hyperparameters"].items()}
-    joined = {**own, **model.defaults}
-    return {
-        name: value
-        for name, value in joined.items()
-        if value not in ("None", "") and not name.startswith("sagemaker_")
-    }
-
-
-def unpack(archive: Path, into: Path) -> None:
-    """The weights and settings of a pipeline from JumpStart's model.tar.gz; nothing else.
-
-    Names, kinds, number and sizes are checked before anything is written; files in the old pickle
-    format are read as tensors only and written as safetensors. Raises `TrainingError`.
-    """
-    parts = (
-        "unet",
-        "text_encoder",
-        "text_encoder_2",
-        "vae",
-        "scheduler",
-        "tokenizer",
-        "tokenizer_2",
-    )
-    total = count = 0
-    try:
-        with tarfile.open(archive, "r:gz") as tar:
-            for member in tar:
-                path = PurePosixPath(member.name.removeprefix("./"))
-                count, total = count + 1, total + member.size
-                if count > MAX_MEMBERS or total > MAX_ARCHIVE_BYTES:
-                    raise TrainingError("JumpStart's archive is larger than a pipeline can be.")
-                top = path.parts[0] if path.parts else ""
-                wanted = str(path) == "model_index.json" or (top in parts and len(path.parts) == 2)
-                if not member.isfile() or not wanted or ".." in path.parts:
-                    continue
-                if path.suffix not in (".json", ".txt", ".safetensors", ".bin"):
-                    continue
-                source = tar.extractfile(member)
-                assert source is not None
-                target = into / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("wb") as stream:
-                    shutil.copyfileobj(source, stream, 1 << 20)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise TrainingError(f"JumpStart's archive cannot be unpacked: {error}") from error
-    for pickled in into.rglob("*.bin"):
-        _as_safetensors(pickled)
-    if not (into / "model_index.json").is_file():
-        raise TrainingError("JumpStart's archive holds no pipeline: model_index.json is missing.")
-
-
-def _as_safetensors(path: Path) -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        tensors = {name: value.contiguous() for name, value in state.items()}
-    except Exception as error:
-        raise TrainingError(
-            f"{path.name} in JumpStart's archive holds more than weights."
-        ) from error
-    stem = {"pytorch_model": "model"}.get(path.stem, path.stem)
-    if not path.with_name(f"{stem}.safetensors").exists():
-        save_file(tensors, path.with_name(f"{stem}.safetensors"), {"format": "pt"})
-    path.unlink()
-
-
-def _image(told: Mapping[str, Any], instance: str) -> str:
-    """The image for an instance: by its type, its family, or the document's general one.
-
-    A name that begins with `$` is an alias of the document. Raises ValueError without any.
-    """
-    table = told.get("TrainingInstanceTypeVariants") or {}
-    variants = table.get("Variants") or {}
-    family = instance.removeprefix("ml.").partition(".")[0]
-    image = ""
-    for name in (family, instance):
-        properties = (variants.get(name) or {}).get("Properties") or {}
-        image = properties.get("ImageUri") or properties.get("image_uri") or image
-    image = image or str(told.get("TrainingEcrUri") or "")
-    if image.startswith("$"):
-        image = str((table.get("Aliases") or {}).get(image[1:], ""))
-    if not image[:12].isdigit():
-        raise ValueError(f"no image for {instance}: {image!r}")
-    return image
-
-
-def offered(sagemaker: Any, part: str = "txt2img") -> list[str]:
-    """The ids of JumpStart's models whose name contains `part`, for `avatar-studio aws bases`."""
-    found: list[str] = []
-    more: dict[str, str] = {}
-    with asking("list JumpStart's models"):
-        while True:
-            answer = sagemaker.list_hub_contents(
-                HubName=HUB, HubContentType="Model", NameContains=part, **more
-            )
-            found += [entry["HubContentName"] for entry in answer["HubContentSummaries"]]
-            if not answer.get("NextToken"):
-                return found
-            more = {"NextToken": answer["NextToken"]}

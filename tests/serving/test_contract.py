@@ -19,8 +19,9 @@ from PIL import Image
 
 from serving.adapter import WEIGHTS
 from serving.archive import pack, unpack
-from serving.contract import PAGE, make_app
+from serving.contract import make_app
 from serving.local import LocalEngine
+from serving.models import PAGE
 from serving.payloads import MAX_BODY_BYTES
 from tests.serving.test_queue import LONG_S, Gate
 from tests.tiny_adapters import write_card

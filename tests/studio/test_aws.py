@@ -103,7 +103,13 @@ def test_doctor_tells_each_refusal_apart(ready, cloud, monkeypatch):
 def test_bases_lists_what_jumpstart_offers(ready):
     code, found = ready("bases")
     assert code == 0
-    assert {"id": hub.MODEL} in found["bases"]
+    listed = {one["id"]: one for one in found["bases"]}
+    assert set(listed) == {name for name in hub.MODELS if "txt2img" in name}
+    assert (listed[hub.MODEL]["version"], listed[hub.MODEL]["trainable"]) == ("1.1.3", None)
+    told = {one["id"]: one for one in ready("bases", "--details")[1]["bases"]}
+    assert [name for name, one in told.items() if one["trainable"]] == [hub.MODEL]
+    assert "ml.g5.2xlarge" in told[hub.MODEL]["instances"]
+    assert ready("bases", "--part", "no-such-model")[1] == {"bases": []}
 
 
 def test_the_endpoint_from_nothing_to_nothing(ready, cloud, tmp_path):

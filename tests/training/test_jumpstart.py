@@ -13,15 +13,9 @@ from safetensors.torch import load_file
 from tests.aws.server import jumpstart as hub
 from tests.training.test_sagemaker import ROLE, base, follow, request
 from training.errors import RequestRefused, TrainingError
-from training.jumpstart import (
-    HubModel,
-    JumpStartSettings,
-    JumpStartTrainer,
-    checked,
-    hyperparameters,
-    offered,
-    unpack,
-)
+from training.hub import HubModel, checked, hyperparameters, offers
+from training.jumpstart import JumpStartSettings, JumpStartTrainer
+from training.pipeline import unpack
 from training.request import Phase
 from training.sagemaker import SageMakerSettings
 
@@ -92,8 +86,15 @@ def test_models_that_jumpstart_does_not_train_are_refused(
 
 
 def test_the_hubs_models_are_listed_over_all_pages(trainer):
-    found = offered(boto3.client("sagemaker"), "stable-diffusion")
-    assert found == sorted([hub.MODEL, hub.INFERENCE_ONLY, hub.UPSCALER])
+    sagemaker = boto3.client("sagemaker")
+    found = offers(sagemaker, "stable-diffusion")
+    assert [one.id for one in found] == sorted(
+        name for name in hub.MODELS if "stable-diffusion" in name
+    )
+    (one,) = offers(sagemaker, hub.MODEL, details=True)
+    assert (one.trainable, one.instances[0]) == (True, "ml.g4dn.2xlarge")
+    (other,) = offers(sagemaker, hub.INFERENCE_ONLY, details=True)
+    assert other.trainable is False
 
 
 def test_prior_preservation_only_where_the_instance_can_hold_it(base, tmp_path):

@@ -1,32 +1,24 @@
 """JumpStart's side: documents of its public hub, and a container that fine-tunes a pipeline.
 
-The documents have the members that `DescribeHubContent` carries. Names, defaults, supported
-instances and the entry point were read on 2026-11-20 in amazon-sagemaker-examples
-(sm-jumpstart_stable_diffusion_text_to_image.ipynb) and in the SDK's list of models (version 1.1.3 of
-v2-1-base is the one listed as trainable); registry, bucket and file names are made up for tests, and
-nothing here was read from a live hub.
+Ids, versions, defaults and their sources are in jumpstart.toml. The documents have the members that
+`DescribeHubContent` carries; registry, bucket and file names in them are made up.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
+_TOLD = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+MODELS: dict[str, dict[str, Any]] = {model["id"]: model for model in _TOLD["models"]}
+DEFAULTS: dict[str, str] = _TOLD["hyperparameters"]
 MODEL = "model-txt2img-stabilityai-stable-diffusion-v2-1-base"
 INFERENCE_ONLY = "model-txt2img-stabilityai-stable-diffusion-v2-fp16"
-UPSCALER = "model-upscaling-stabilityai-stable-diffusion-x4-upscaler-fp16"
 PREFIX = "jumpstart-cache"
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/jumpstart:1"
-
-DEFAULTS = {
-    "epochs": "20", "max_steps": "None", "batch_size": "1", "with_prior_preservation": "False",
-    "num_class_images": "100", "learning_rate": "2e-06", "prior_loss_weight": "1.0",
-    "center_crop": "False", "lr_scheduler": "constant", "adam_weight_decay": "0.01",
-    "adam_beta1": "0.9", "adam_beta2": "0.999", "adam_epsilon": "1e-08",
-    "gradient_accumulation_steps": "1", "max_grad_norm": "1.0", "seed": "0",
-}  # fmt: skip
 
 
 def document(bucket: str, *, trainable: bool = True) -> dict[str, Any]:
@@ -58,9 +50,8 @@ def document(bucket: str, *, trainable: bool = True) -> dict[str, Any]:
 def hub(bucket: str) -> dict[str, str]:
     """The public hub as far as tests need it: one trainable model among others."""
     return {
-        MODEL: json.dumps(document(bucket)),
-        INFERENCE_ONLY: json.dumps(document(bucket, trainable=False)),
-        UPSCALER: json.dumps(document(bucket, trainable=False)),
+        name: json.dumps(document(bucket, trainable=model["trainable"]))
+        for name, model in MODELS.items()
     }
 
 

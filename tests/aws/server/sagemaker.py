@@ -13,6 +13,7 @@ from typing import Any
 from tests.aws.server.bucket import Bucket
 from tests.aws.server.endpoints import ContainerProgram, Endpoints
 from tests.aws.server.jobs import Program, TrainingJobs
+from tests.aws.server.jumpstart import MODELS
 from tests.aws.server.queue import Queue
 from tests.aws.server.shapes import Refused, operation_model, read
 from tests.aws.server.wire import Reply
@@ -67,11 +68,12 @@ class SageMaker:
         self.endpoints.close()
 
     def _hub_info(self, name: str) -> dict[str, Any]:
+        version = MODELS[name]["version"]
         hub = "arn:aws:sagemaker:us-east-1:aws:hub/SageMakerPublicHub"
         return {
             "HubContentName": name,
-            "HubContentArn": f"arn:aws:sagemaker:us-east-1:aws:hub-content/SageMakerPublicHub/Model/{name}/1.0.0",
-            "HubContentVersion": "1.0.0",
+            "HubContentArn": f"arn:aws:sagemaker:us-east-1:aws:hub-content/SageMakerPublicHub/Model/{name}/{version}",
+            "HubContentVersion": version,
             "HubContentType": "Model",
             "DocumentSchemaVersion": "2.4.0",
             "HubContentStatus": "Available",
