@@ -62,7 +62,7 @@ class Runs(Photos):
         return Estimate(
             steps=steps,
             seconds=at_aws.seconds if at_aws else steps * self._step_seconds(base),
-            ahead=len(self.catalog.active_runs("train")),
+            ahead=self.workflows.ahead_of_next("train", user_id),
             base_id=base.id,
             base_name=base.name,
             reason=reason,
