@@ -152,9 +152,13 @@ class Learner:
             self._accelerator.backward(losses.sum())
             totals += losses.detach().cpu()
         found: dict[int, float] = {}
+        scaled = False
         for place, slot in enumerate(slots):
             found[slot] = float(totals[place])
-            self._update(slot, found[slot], word)
+            scaled |= self._update(slot, found[slot], word)
+        if scaled:
+            # Once for everybody: their gradients were made with one scale.
+            self._accelerator.scaler.update()
         return found
 
     def rehearse(self, precision: Precision) -> None:
@@ -260,7 +264,9 @@ class Learner:
             self._embeds[slot] = cache
         return self._embeds[slot]
 
-    def _update(self, slot: int, loss: float, word: bool) -> None:
+    def _update(self, slot: int, loss: float, word: bool) -> bool:
+        """Let a person's weights take their step; whether their gradient was a scaled one. In fp16
+        a gradient that overflowed is left out, and only its own person stands still."""
         person = self.people[slot]
         recipe = person.recipe
         optimiser = (self._word_optimisers if word else self._optimisers)[slot]
@@ -277,16 +283,26 @@ class Learner:
                 rate = recipe.lora_rate * share
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            self._accelerator.unscale_gradients(optimiser)
+            scaler = self._accelerator.scaler
+            bare = getattr(
+                optimiser, "optimizer", optimiser
+            )  # accelerate's wrapper updates a scale
+            if scaler is not None:
+                scaler.unscale_(bare)
             norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
-            if self._accelerator.scaler is None and not math.isfinite(float(norm)):
+            if scaler is not None:
+                scaler.step(bare)
+            elif math.isfinite(float(norm)):
+                optimiser.step()
+            else:
                 raise Diverged(person.step + 1, f"its gradient is not a number (rate {rate:.1e}).")
-            optimiser.step()
             person.step += 1
+            return scaler is not None
         except Diverged as error:
             person.failure = str(error)
             if len(self.people) == 1:
                 raise
+            return False
         finally:
             self._clear(parameters)
 

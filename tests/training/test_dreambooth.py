@@ -193,7 +193,7 @@ def test_a_loss_that_is_no_number_ends_with_step_and_cause(bases, classes, tmp_p
 def test_without_a_class_folder_the_trainer_draws_its_own(ask):
     asked = ask("starter", class_folder=None, steps=3)
     assert run(asked) == dreambooth.DONE
-    assert len(list((asked.run_folder / "class").glob("*.png"))) == 48
+    assert len(list((asked.run_folder / "class").glob("*.png"))) == 56
 
 
 def test_a_full_fine_tune_gives_whole_weights_and_a_lora(ask):

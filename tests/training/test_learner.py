@@ -10,12 +10,13 @@ from tests.training.runs import request
 from training.errors import Diverged, RequestRefused
 from training.learner import Learner, rate_share
 from training.moments import Moments
-from training.person import Person
+from training.person import Person, draw_batch
 from training.precision import FP32, Precision, accelerator_for
 from training.prior import ClassSet
 from training.recipe import plan
 
 BF16_BASE = Precision(torch.bfloat16, None, "the base is held in bf16")
+FP16_BASE = Precision(torch.float16, None, "the base is held in fp16")
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +59,33 @@ def test_losses_of_twenty_steps_equal_the_solo_runs(bases, tmp_path, family):
         solo = [alone.step()[0] for _ in range(20)]
         for step, loss in enumerate(solo):
             assert packed[step][slot] == pytest.approx(loss, rel=1e-5), (seed, step)
+
+
+def test_after_fifty_steps_fixed_probes_are_within_a_hundredth_of_the_solo_runs(bases, tmp_path):
+    base = bases["starter"]
+
+    def fresh(seed):
+        return person(base, "starter", tmp_path, seed, steps=50)
+
+    def probed(trained, slot) -> float:
+        """The mean loss of rows that no step has drawn."""
+        one = trained.people[slot]
+        batches = [draw_batch(one, 10_000 + n, 0, trained.objective.timesteps) for n in range(8)]
+        with torch.no_grad():
+            found = [trained.losses([slot], [batch], word=False) for batch in batches]
+        return float(torch.cat(found).mean())
+
+    together = learner(base, "starter", [fresh(1), fresh(2)])
+    before = [probed(together, slot) for slot in (0, 1)]
+    together._embeds.clear()
+    for _ in range(50):
+        together.step()
+    for slot, seed in enumerate((1, 2)):
+        alone = learner(base, "starter", [fresh(seed)])
+        for _ in range(50):
+            alone.step()
+        assert probed(together, slot) == pytest.approx(probed(alone, 0), rel=1e-2)
+        assert probed(together, slot) != pytest.approx(before[slot], rel=1e-3), "it learned"
 
 
 def test_one_persons_nan_stops_them_and_nobody_else(bases, tmp_path):
@@ -125,6 +153,52 @@ def test_a_half_precision_base_moves_every_weight(bases, tmp_path):
     moved = sum(int((site.a != before[name]).sum()) for name, site in alone.stack.sites.items())
     total = sum(site.a.numel() for site in alone.stack.sites.values())
     assert moved / total >= 0.99
+
+
+@pytest.fixture
+def fp16_scaling():
+    """An accelerator as on a GPU without bf16: accelerate itself offers fp16 on GPUs only."""
+    made = accelerator_for("cpu")
+    made.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    yield made
+    made.scaler = None
+
+
+def test_fp16_with_scaled_gradients_moves_every_weight(bases, tmp_path, fp16_scaling):
+    one = person(bases["sd15"], "sd15", tmp_path, 1, steps=30)
+    one.recipe = one.recipe.model_copy(update={"token_steps": 0, "lora_steps": 30})
+    parts = load_parts(bases["sd15"], "sd15", dtype=torch.float16)
+    alone = Learner(parts, [one], fp16_scaling, FP16_BASE)
+    before = {name: site.a.detach().clone() for name, site in alone.stack.sites.items()}
+    for _ in range(30):
+        alone.step()
+    assert alone.stack.vectors.dtype == torch.float32 and torch.isfinite(alone.stack.vectors).all()
+    moved = sum(int((site.a != before[name]).sum()) for name, site in alone.stack.sites.items())
+    assert moved / sum(site.a.numel() for site in alone.stack.sites.values()) >= 0.99
+
+
+def test_an_overflow_of_one_person_leaves_the_others_gradient_as_it_is(
+    bases, tmp_path, fp16_scaling
+):
+    base = bases["starter"]
+
+    def pair(overflows: bool):
+        people = [person(base, "starter", tmp_path, seed, steps=3) for seed in (1, 2)]
+        for one in people:
+            one.recipe = one.recipe.model_copy(update={"token_steps": 0, "lora_steps": 3})
+        fp16_scaling.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        made = Learner(load_parts(base, "starter"), people, fp16_scaling, FP32)
+        start = made.snapshot(0)["weights"]
+        if overflows:
+            made.stack.grads[0, 0] = float("inf")
+        made.step()
+        return made, start
+
+    (spoilt, start), (sound, _) = pair(True), pair(False)
+    assert torch.equal(spoilt.snapshot(0)["weights"], start), "who overflowed stands still"
+    assert torch.equal(spoilt.snapshot(1)["weights"], sound.snapshot(1)["weights"])
+    assert fp16_scaling.scaler.get_scale() == 2.0**10
+    assert all(one.failure is None for one in spoilt.people)
 
 
 def test_text_encoder_weights_learn_where_asked(bases, tmp_path):
