@@ -135,6 +135,18 @@ def test_our_own_trainer_continues_after_an_interruption(cloud, base, tmp_path):
     assert (model.steps, model.base_sha256) == (12, base.sha256)
     found = {path.name for path in (tmp_path / "model").iterdir()}
     assert {"adapter.json", "pytorch_lora_weights.safetensors", "result.json"} <= found
+    # what the trainer says while it learns is in CloudWatch, by the job's own expressions
+    job = Handle.read(handle).job
+    told = {
+        metric["MetricName"]
+        for metric in boto3.client("cloudwatch").list_metrics(
+            Dimensions=[{"Name": "Host", "Value": f"{job}/algo-1"}]
+        )["Metrics"]
+    }
+    assert {"train:loss", "train:step"} <= told
+    described = boto3.client("sagemaker").describe_training_job(TrainingJobName=job)
+    final = {one["MetricName"]: one["Value"] for one in described["FinalMetricDataList"]}
+    assert final["train:step"] == 12 and 0 < final["train:loss"] < 10
 
 
 def test_awss_own_pytorch_container_gets_the_trainer_as_source(cloud, base, tmp_path):

@@ -13,6 +13,7 @@ class Bucket:
     """Reads and writes by `s3://` URI."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self.s3: Any = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
 
     def objects(self, uri: str) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.aws.server.bucket import Bucket
+from tests.aws.server.metrics import Metrics
 from tests.aws.server.shapes import Refused
 
 ACCOUNT = "123456789012"
@@ -60,6 +61,7 @@ class Job:
     stop: threading.Event = field(default_factory=threading.Event)
     over: threading.Event = field(default_factory=threading.Event)
     seconds: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -77,6 +79,7 @@ class TrainingJobs:
 
     def __init__(self, bucket: Bucket, programs: dict[str, Program]) -> None:
         self.bucket = bucket
+        self.metrics = Metrics(bucket.url)
         self.programs = programs
         self.plans: list[Plan] = []
         self.jobs: dict[str, Job] = {}
@@ -128,6 +131,10 @@ class TrainingJobs:
             "LastModifiedTime": datetime.now(UTC),
             "TrainingTimeInSeconds": job.seconds,
             "BillableTimeInSeconds": job.seconds,
+            "FinalMetricDataList": [
+                {"MetricName": name, "Value": value, "Timestamp": datetime.now(UTC)}
+                for name, value in job.metrics.items()
+            ],
             "SecondaryStatusTransitions": [
                 {"Status": status, "StartTime": at} for status, at in job.transitions
             ],
@@ -226,6 +233,9 @@ class TrainingJobs:
         if why:
             self._end(process)
         log.close()
+        definitions = job.parameters["AlgorithmSpecification"].get("MetricDefinitions", [])
+        told = (root / "log").read_text(errors="replace")
+        job.metrics |= self.metrics.publish(job.name, definitions, told)
         job.seconds += round(time.monotonic() - begun) or 1
         if checkpoints:
             self.bucket.up(root / "checkpoints", checkpoints, seen)
