@@ -42,7 +42,7 @@ class Recipe(BaseModel):
     token_start: Literal["token", "noun"]
     token_steps: int = Field(ge=0)
     token_batch: int = Field(ge=1)
-    token_accumulate: int = Field(1, ge=1)
+    token_accumulate: int = Field(ge=1)
     token_rate: float = Field(gt=0, le=1)
     token_decay_from: float = Field(ge=0, le=1)
     lora_steps: int = Field(ge=0)
