@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from studio.catalog import open_catalog
 from studio.delivery import (
     RATIOS,
     SOURCE_TYPE,
@@ -142,3 +143,38 @@ def test_nothing_is_kept_of_a_person_erased_meanwhile(parts, tmp_path):
     assert list(parts.storage.list(f"users/{gone.user.id}")) == []
     assert parts.catalog.get(Avatar, slot_id(gone.drawing.id, "late")) is None
     assert parts.catalog.get(PersonalModel, slot_id(gone.training.id, "model")) is None
+
+
+class Late(Delivery):
+    """A worker that looked before the other one had stored anything, and stores after it."""
+
+    def __init__(self, parts) -> None:
+        super().__init__(open_catalog(parts.settings.records_url), parts.storage)
+        look = self.catalog.get
+        seen: list[object] = []
+
+        def get(kind, record_id):
+            if kind in (Avatar, PersonalModel) and kind not in seen:
+                seen.append(kind)
+                return None
+            return look(kind, record_id)
+
+        self.catalog.get = get
+
+
+def test_a_worker_that_wakes_up_too_late_changes_nothing_that_is_recorded(tmp_path):
+    parts = open_house(tmp_path / "home", min_photos=2)
+    house = furnish(parts, "alex", tmp_path / "trained")
+    slot = next(
+        name for name in (f"{house.avatar.style_id}-{n}" for n in range(3))
+        if slot_id(house.drawing.id, name) == house.avatar.id
+    )  # fmt: skip
+    before = {key: parts.storage.get(key) for key in parts.storage.list("users")}
+    late = Late(parts)
+    other = drawn(house.model.id, house.avatar.style_id, seed=99)
+    assert late.avatar(house.drawing, slot, other) == house.avatar
+    assert late.model(house.training, trained(tmp_path / "other")) == house.model
+    assert {key: parts.storage.get(key) for key in parts.storage.list("users")} == before
+    late.catalog.close()
+    parts.studio.close()
+    parts.close()
