@@ -237,7 +237,7 @@ class Settings(BaseSettings):
         """Whether this user sees the host's page: the one local user, or who is in `admins`."""
         if self.admins:
             return user_name in {name.strip() for name in self.admins.split(",") if name.strip()}
-        return not (self.accounts or self.public)
+        return not (self.signs_in or self.public)
 
 
 # Set by a Space whose card says `hf_oauth: true`.

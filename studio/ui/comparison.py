@@ -107,20 +107,22 @@ class Pairs:
         return self.shell.render(
             "pairs", visit, run=run, other=other, going=going, title=title, pairs=pairs,
             left=self.following.left(visit, going) if going else "",
-            labels=[self._label(visit, one) for one in runs], refused=refused,
+            labels=self._labels(visit, run, other), refused=refused,
             refused_count=sum(row["count"] for row in refused),
             asked=refusals.asked(self.shell, visit).get(run.id),
         )  # fmt: skip
 
-    def _label(self, visit: Visit, run: Run) -> str:
-        """Which model at which strength, as short as it can be said."""
+    def _labels(self, visit: Visit, run: Run, other: Run) -> list[str]:
+        """What tells the sides apart: the strengths, or the models where the strength is one."""
+        words = visit.words
+        if run.request["model_id"] == other.request["model_id"]:
+            return [
+                words("compare_at_strength", strength=words.number(float(one.request["strength"])))
+                for one in (run, other)
+            ]
         mine = {model.id: model for model in self.studio.models(visit.user.id)}
-        model = mine.get(str(run.request["model_id"]))
-        name = model_name(model, visit.words) if model else visit.words("compare_gone")
-        strength = f"{float(run.request['strength']):g}"
-        if visit.words.language == "de":
-            strength = strength.replace(".", ",")
-        return visit.words("compare_side", model=name, strength=strength)
+        found = [mine.get(str(one.request["model_id"])) for one in (run, other)]
+        return [model_name(one, words) if one else words("compare_gone") for one in found]
 
     def _name(self, visit: Visit, style_id: str) -> str:
         return self.tiles.style_names(visit).get(style_id, style_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -91,11 +90,10 @@ class Photos:
         status = self.studio.set_status(user, photo_set.id)
         order = sorted(photos, key=lambda photo: photo.created_at, reverse=True)
         full = not status.missing and not status.excess
-        asked = defaultdict(str, refusals.asked(self.shell, visit))
         cards = self.shell.render(
             "photos_cards", visit, photos=[photo_card(photo, words) for photo in order],
             waiting=waiting, unsure=status.unsure, unusable=len(_unusable(photos)),
-            asked=asked,
+            asked=refusals.asked(self.shell, visit),
         )  # fmt: skip
         meter = self.shell.render(
             "meter", visit, status=status, full=full, variety=variety(photos, words),

@@ -92,15 +92,18 @@ class Words:
             return self("time_minutes", count=round(seconds / 60))
         return self("time_hours", count=round(seconds / 3600))
 
+    def number(self, value: float, places: int | None = None) -> str:
+        """A number with the language's decimal mark; as short as it can be, or to `places`."""
+        text = f"{value:g}" if places is None else f"{value:.{places}f}"
+        return text.replace(".", ",") if self.language == "de" else text
+
     def size(self, count_bytes: int) -> str:
-        """Bytes as MB with one decimal (10^6 bytes), with the language's decimal mark."""
-        text = f"{count_bytes / 1e6:.1f}"
-        return f"{text.replace('.', ',') if self.language == 'de' else text} MB"
+        """Bytes as MB with one decimal (10^6 bytes)."""
+        return f"{self.number(count_bytes / 1e6, 1)} MB"
 
     def gigabytes(self, count_bytes: int) -> str:
-        """Bytes as GB with one decimal (10^9 bytes), with the language's decimal mark."""
-        text = f"{count_bytes / 1e9:.1f}"
-        return f"{text.replace('.', ',') if self.language == 'de' else text} GB"
+        """Bytes as GB with one decimal (10^9 bytes)."""
+        return f"{self.number(count_bytes / 1e9, 1)} GB"
 
 
 def language_of(accept: str) -> str:
