@@ -1,13 +1,13 @@
 # The multi-model container for CPU instances: our HTTP contract on port 8080. GPUs need Triton, see
 # deploy/triton.Dockerfile; AWS serves many models from one GPU with nothing else.
 #
-#   docker build -f deploy/endpoint.Dockerfile --build-arg BASE=models/starter-1 \
-#     --build-arg BASE_ID=starter-1 --build-arg FAMILY=starter -t avatar-endpoint .
+#   docker build -f deploy/endpoint.Dockerfile --build-arg BASE=models/starter-2 \
+#     --build-arg BASE_ID=starter-2 --build-arg FAMILY=starter -t avatar-endpoint .
 
 FROM python:3.11-slim
 
-ARG BASE=models/starter-1
-ARG BASE_ID=starter-1
+ARG BASE=models/starter-2
+ARG BASE_ID=starter-2
 ARG FAMILY=starter
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 HF_HUB_OFFLINE=1 \

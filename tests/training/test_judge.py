@@ -33,7 +33,7 @@ from training.recipe import plan
 from training.starter import evaluate, probe, sample
 from training.starter.persona import held_out_people
 
-SHIPPED = Path("models/starter-1")
+SHIPPED = Path("models/starter-2")
 CPU = torch.device("cpu")
 
 

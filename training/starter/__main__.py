@@ -37,8 +37,8 @@ STEPS: dict[str, Callable[[Recipe, Path], object]] = {
     "tokenizer": tokenizer.train,
     "denoiser": denoiser.train,
     "decoder": autoencoder.tune_decoder,
-    "export": export.export,
     "probe": _probes,
+    "export": export.export,
 }
 
 

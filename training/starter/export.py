@@ -10,7 +10,8 @@ from typing import Any
 import diffusers as stock
 import torch
 
-from training.starter import card, checkpoint, denoiser, tokenizer
+from training import attributes
+from training.starter import card, checkpoint, denoiser, probe, tokenizer
 from training.starter.recipe import Recipe
 
 diffusers: Any = stock  # its classes are not fully typed
@@ -46,7 +47,10 @@ def pipeline(recipe: Recipe, work: Path) -> Any:
 
 
 def export(recipe: Recipe, work: Path) -> Path:
-    """Write `work/<name>` anew, in fp16; raises ValueError where it is too large to ship."""
+    """Write `work/<name>` anew, in fp16, with the probe that the trainer chooses checkpoints by.
+
+    Raises ValueError where it is too large to ship.
+    """
     made = pipeline(recipe, work)
     folder = work / recipe.name
     if folder.exists():
@@ -55,6 +59,8 @@ def export(recipe: Recipe, work: Path) -> Path:
     parameters = sum(weight.numel() for part in parts for weight in part.parameters())
     made.to(torch.float16).save_pretrained(folder, max_shard_size="39MB")
     _forget_where(folder)
+    choosing = probe.train(recipe, work, recipe.probe.choosing_seed)
+    attributes.Probe(choosing, recipe.size_px).save(folder)
     states = {name: checkpoint.restore(work / f"{name}.pt") for name in TRAINED}
     reached = {name: state or {"step": 0, "seconds": 0.0} for name, state in states.items()}
     card.write(recipe, folder, reached, parameters)
