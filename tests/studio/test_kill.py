@@ -13,7 +13,9 @@ import pytest
 
 from studio.parts import Parts
 from studio.records import Avatar, PersonalModel, Run
-from studio.workflows import WORKFLOW_VERSION
+from tests.browser.server import Server
+from tests.studio import toys
+from tests.studio.house import open_house
 from tests.studio.shop import (
     end,
     kill,
@@ -23,6 +25,8 @@ from tests.studio.shop import (
     trainers,
     until,
 )
+from tests.studio.storm import check_records
+from training.progress import read_status
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -121,58 +125,91 @@ def test_crashes_cost_time_and_nothing_else(shop):
     assert sum(done.values()) >= 3
 
 
-def test_the_work_of_a_worker_that_is_gone_for_good_is_taken_over_once(shop):
-    user_id, set_id = ready_set(shop)
-    first, second = start_worker(shop), start_worker(shop)
+@pytest.fixture
+def quick(tmp_path):
+    """A studio whose workers learn in milliseconds."""
+    parts = open_house(tmp_path / "home", min_photos=3, threads=1, log_level="ERROR")
+    yield parts
+    parts.studio.close()
+    parts.close()
+
+
+def test_a_trainer_that_is_killed_goes_on_from_its_checkpoint_however_often(quick):
+    """More often than a trainer may fail without getting on; the worker stays the same one."""
+    user_id, set_id = ready_set(quick)
+    worker = toys.start_worker(quick.settings)
     try:
-        run = shop.studio.train(user_id, set_id, steps=40)
-        until(lambda: trainers(shop), "the trainer")
-        client = shop.workflows.client
-        (workflow,) = client.list_workflows(workflow_ids=[run.id])
-        (trainer,) = trainers(shop)
-        parent = psutil.Process(trainer.pid).ppid()
-        owner, other = (first, second) if parent == first.pid else (second, first)
-        assert parent == owner.pid
-        kill(owner.pid)
-        owner.wait()
-        until(
-            lambda: (
-                client.list_workflows(workflow_ids=[run.id])[0].executor_id
-                not in (workflow.executor_id, None)
-            ),
-            "the takeover",
-        )
-        until(lambda: shop.catalog.get_run(run.id).over, "the training")
-        ended = shop.catalog.get_run(run.id)
-        assert ended.state == "done", ended.message
-        assert ended.detail["takeovers"]["count"] == 1
-        assert len(shop.catalog.find(PersonalModel)) == 1
-        assert other.poll() is None
-        (workflow,) = client.list_workflows(workflow_ids=[run.id])
-        assert workflow.app_version == WORKFLOW_VERSION
+        run = quick.studio.train(user_id, set_id, steps=240)
+        for kills in range(1, 7):
+            until(lambda: step_of(quick, run) >= kills * 30, "progress", 120)  # noqa: B023
+            (trainer,) = trainers(quick, toys.ToyTrainer.program)
+            kill(trainer.pid)
+            trainer.wait(10)
+        until(lambda: quick.catalog.get_run(run.id).over, "the training", 120)
+        check_records(quick, [("train", run.id)])
+        assert worker.is_alive() and "takeovers" not in quick.catalog.get_run(run.id).detail
     finally:
-        end(first)
-        end(second)
+        worker.kill()
+        worker.join()
 
 
-def test_a_worker_told_to_stop_leaves_its_run_to_the_next(shop):
-    user_id, set_id = ready_set(shop)
-    worker = start_worker(shop)
+def step_of(parts: Parts, run: Run) -> int:
+    status = read_status(parts.work_folder(run.id) / "run")
+    return status.step if status is not None else 0
+
+
+def test_a_worker_told_to_stop_leaves_its_run_to_the_next(quick):
+    user_id, set_id = ready_set(quick)
+    worker = toys.start_worker(quick.settings)
     try:
-        run = shop.studio.train(user_id, set_id, steps=40)
-        until(lambda: trainers(shop), "the trainer")
+        run = quick.studio.train(user_id, set_id, steps=100)
+        until(lambda: step_of(quick, run) > 10, "the trainer")
         worker.terminate()
-        assert worker.wait(30) == 0
-        assert not shop.catalog.get_run(run.id).over
-        until(lambda: not trainers(shop), "the trainer to save itself and end")
+        worker.join(30)
+        assert worker.exitcode == 0
+        assert not quick.catalog.get_run(run.id).over
+        until(lambda: not trainers(quick, toys.ToyTrainer.program), "the trainer to save and end")
+        reached = step_of(quick, run)
+        assert reached > 10
+        worker = toys.start_worker(quick.settings)
+        until(lambda: quick.catalog.get_run(run.id).over, "the training")
+        check_records(quick, [("train", run.id)])
     finally:
-        end(worker)
-    worker = start_worker(shop)
+        worker.kill()
+        worker.join()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+def test_the_page_is_killed_again_and_again(tmp_path):
+    """Only the page's own process: its workers notice, end in good order, and the next page's
+    workers go on."""
+    chance = random.Random(5)
+    parts = open_shop(tmp_path / "home")
+    user_id, set_id = ready_set(parts)
+    page = Server(
+        parts.settings.home, workers=2, min_photos=3, device="cpu", base="tiny",
+        bases_file=parts.settings.bases_file,
+    )  # fmt: skip
+    run = parts.studio.train(user_id, set_id, steps=400)
     try:
-        until(lambda: shop.catalog.get_run(run.id).over, "the training")
-        assert shop.catalog.get_run(run.id).state == "done"
+        for _ in range(8):
+            page.start()
+            assert page._process is not None
+            workers = psutil.Process(page._process.pid).children()
+            time.sleep(chance.uniform(0.0, 8.0))
+            kill(page._process.pid)
+            page._process.wait()
+            _, alive = psutil.wait_procs(workers, timeout=40)
+            assert not alive, "a worker outlives its page"
+        page.start()
+        until(lambda: parts.catalog.get_run(run.id).over, "the training", 900)
+        assert parts.catalog.get_run(run.id).state == "done"
+        assert [model.steps for model in parts.catalog.find(PersonalModel)] == [400]
+        check_home(parts)
     finally:
-        end(worker)
+        page.stop()
+        parts.close()
 
 
 @pytest.mark.soak
