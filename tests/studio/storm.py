@@ -30,7 +30,6 @@ class Storm:
         self.chance = random.Random(seed)
         self.program = toys.ToyTrainer.program
         self.kills: Counter[str] = Counter()
-        self.story: list[str] = []
         self.answers: list[tuple[str, ...]] = []
         self._began = time.monotonic()
         self._workers = [toys.start_worker(parts.settings) for _ in range(workers)]
@@ -56,7 +55,7 @@ class Storm:
         return (
             f"seed {self.seed}: {sum(self.kills.values())} kills {dict(self.kills)} in "
             f"{time.monotonic() - self._began:.0f} s; {dict(runs)}; {counts}; "
-            f"{self._visits} visits, {len(self.answers)} answers\n  " + "\n  ".join(self.story)
+            f"{self._visits} visits, {len(self.answers)} answers"
         )
 
     def rage(self, kills: int) -> None:
@@ -137,7 +136,7 @@ class Storm:
             self._workers[place].join()
             self._workers[place] = toys.start_worker(self.parts.settings)
         self.kills[what] += 1
-        self.story.append(f"{when} kill -9 {what} while {at_work or 'nothing'} went on")
+        print(f"{when} kill -9 {what} while {at_work or 'nothing'} went on", flush=True)
 
 
 def check(storm: Storm) -> None:

@@ -13,7 +13,7 @@ from tests.studio.storm import Storm, check
 
 pytestmark = pytest.mark.timeout(1800)
 
-KILLS = 24
+KILLS = 16
 SOAK_KILLS = 150
 
 

@@ -74,7 +74,7 @@ def disk(tmp_path):
     subprocess.run(["umount", "-l", str(made.place)], capture_output=True)
 
 
-@pytest.mark.parametrize("cuts", [3, pytest.param(25, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("cuts", [2, pytest.param(25, marks=pytest.mark.soak)])
 def test_what_was_answered_is_there_and_whole_after_a_power_cut(disk, cuts):
     chance = random.Random(cuts)
     parts = open_house(disk.place, **TOY)

@@ -64,7 +64,7 @@ def test_two_workers_share_the_jobs_and_do_each_once(tmp_path, postgres):
                 worker.join()
 
 
-@pytest.mark.parametrize("moment", ["learning", "saving"])
+@pytest.mark.parametrize("moment", ["saving", pytest.param("learning", marks=pytest.mark.soak)])
 def test_the_other_machine_finishes_what_a_lost_one_began(tmp_path, postgres, moment):
     """The lost machine took its working files along: photos are staged again, and a result that
     was not yet stored is learned again."""
