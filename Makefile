@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check soak screenshots clean
+.PHONY: run test check soak audit lock screenshots clean
 
 run: .venv/installed
 	$(BIN)/avatar-studio serve
@@ -26,15 +26,31 @@ soak: .venv/installed-test .venv/browser .venv/postgres
 screenshots: .venv/installed-test .venv/browser
 	$(BIN)/python -m docs.screenshots
 
-# torch comes first and pinned: without the constraints file pip fetches gigabytes of CUDA packages.
-.venv/installed: pyproject.toml constraints.txt
+# Asks a vulnerability service about every locked package; fails, too, when it cannot be asked.
+audit: .venv/audit
+	.venv/audit/bin/python locks/audit.py
+
+.venv/audit:
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install -q --disable-pip-version-check pip-audit==2.10.1
+
+# Writes locks/ anew, after pyproject.toml or constraints.txt changed.
+lock: .venv/installed
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv==0.13.9
+	$(BIN)/python locks/make.py
+
+# Every file must have a hash that locks/ knows. torch has none there: which build is right depends
+# on the machine; it is pinned, as without that pip fetches gigabytes of newer CUDA packages.
+INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
+.venv/installed: pyproject.toml constraints.txt locks/run.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	$(INSTALL) --require-hashes --no-deps -r locks/run.txt
+	$(INSTALL) -c constraints.txt torch
+	$(INSTALL) --no-deps --no-build-isolation -e .
 	touch $@
 
-.venv/installed-test: .venv/installed
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+.venv/installed-test: .venv/installed locks/test.txt
+	$(INSTALL) --require-hashes --no-deps -r locks/test.txt
 	touch $@
 
 # The tests drive Debian's Chromium; another one can be named with CHROMIUM=/path/to/chromium.

@@ -76,6 +76,11 @@ def add(file: Path, name: str, password: str) -> None:
         raise BackendError(f"{file} cannot be written: {fault.strerror}.") from fault
 
 
+def is_guest(name: str) -> bool:
+    """Whether this is the name of a browser without an account."""
+    return name.startswith("guest-")
+
+
 class Accounts:
     """The file of `user:password-hash` lines; read anew when it changes."""
 
@@ -223,7 +228,7 @@ class Visitors:
             return LOCAL_USER
         facts = self.signer.read("session", request.cookies.get(COOKIE, ""))
         name = facts["user"] if facts else ""
-        if name.startswith("guest-"):
+        if is_guest(name):
             return name if self.guests else None
         if name.startswith(oidc.PREFIX):
             return name if self.provider is not None else None

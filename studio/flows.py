@@ -17,14 +17,14 @@ from datetime import datetime
 from dbos import DBOS
 from sqlalchemy.exc import SQLAlchemyError
 
-from studio import erasure, retention
+from studio import erasure, forgetting, retention
 from studio.drawing import Drawing
 from studio.engines import Engines
 from studio.errors import BackendError, NotAllowed, UserError
 from studio.learning import Ended, Learning
 from studio.parts import Parts
 from studio.patience import Patient
-from studio.records import new_id
+from studio.records import new_id, now
 from studio.settings import Settings
 from studio.shift import Shift
 from studio.storage.local import storage_fault
@@ -32,9 +32,6 @@ from studio.timekeeping import Timekeeper
 from studio.workflows import DRAW_QUEUE, TRAIN_QUEUE
 
 QUEUE_POLL_S = 0.5
-SWEEP = "30 */5 * * * *"
-"""Every five minutes, seconds first."""
-
 STORE_FAILED = 71  # exit code
 
 log = logging.getLogger(__name__)
@@ -74,6 +71,7 @@ def register(parts: Parts, shift: Shift, engines: Engines) -> Callable[[datetime
                 return
             swept = retention.sweep(parts.catalog, parts.storage, parts.settings)
             left = learning.forget_leftovers()
+            forgetting.forget(parts.workflows, parts.catalog, now())
             if any(asdict(swept).values()) or left:
                 log.info("swept %s, %d working folders", swept, left)
 
@@ -93,8 +91,22 @@ def serve_queues(sweep: Callable[[datetime, object], None], settings: Settings) 
         DBOS.register_queue(name, worker_concurrency=at_once, polling_interval_sec=QUEUE_POLL_S)
     # One of the workers does it, however many there are.
     DBOS.apply_schedules(
-        [{"schedule_name": "sweep", "workflow_fn": sweep, "schedule": SWEEP, "context": {}}]
+        [
+            {
+                "schedule_name": "sweep",
+                "workflow_fn": sweep,
+                "schedule": every(settings.sweep_minutes),
+                "context": {},
+            }
+        ]
     )
+
+
+def every(minutes: float) -> str:
+    """The schedule that comes round so often, seconds first."""
+    if minutes < 1:
+        return f"*/{max(1, round(minutes * 60))} * * * * *"
+    return f"30 */{round(minutes)} * * * *"
 
 
 @contextmanager

@@ -6,22 +6,26 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from studio import erasure
+from studio.accounts import SESSION_S, is_guest
 from studio.actions import UNDO_MINUTES
 from studio.catalog import Catalog
 from studio.delivery import model_folder
 from studio.evidence import Decisions
-from studio.records import Avatar, PersonalModel, Photo, PhotoSet, Run, new_id, now
+from studio.records import Avatar, PersonalModel, Photo, PhotoSet, Run, User, new_id, now
 from studio.settings import Settings
 from studio.storage.storage import Storage
 
 ZIP_LIFE = timedelta(hours=1)
+UPLOAD_LIFE = timedelta(hours=1)
 ORPHAN_AGE = timedelta(minutes=15)
 """Bytes without a record are an upload on its way, or were left by a crash: the latter are still
 there after this time."""
@@ -36,6 +40,7 @@ class Swept:
     models: int
     avatars: int
     archives: int
+    guests: int
     orphans: int
     decisions: int
 
@@ -50,7 +55,8 @@ def sweep(
         avatars=keeper.deleted_avatars() + keeper.old_avatars(),
         photos=keeper.abandoned_photos() + keeper.trained_photos(),
         models=keeper.old_models(),
-        archives=keeper.archives(),
+        archives=keeper.archives() + keeper.uploads(),
+        guests=keeper.guests(),
         orphans=keeper.orphans(),
         decisions=keeper.old_decisions(),
     )
@@ -131,6 +137,38 @@ class _Keeper:
                     path.unlink()
                     gone += 1
         return gone
+
+    def uploads(self) -> int:
+        """What was sent to the page and became nobody's photo; empty folders of it, too."""
+        limit = (self.moment - UPLOAD_LIFE).timestamp()
+        gone = 0
+        for folder, _, names in os.walk(self.home / "tmp" / "gradio", topdown=False):
+            for path in (Path(folder, name) for name in names):
+                with suppress(OSError):
+                    if path.stat().st_mtime <= limit:
+                        gone += erasure.drop_upload(path)
+        return gone
+
+    def guests(self) -> int:
+        """Guests whose session is over: nobody can reach what is theirs any more."""
+        limit = self.moment - timedelta(seconds=SESSION_S)
+        over = [u for u in self.catalog.before(User, "created_at", limit) if is_guest(u.name)]
+        for user in over:
+            active = erasure.active(self.catalog, user.id)
+            photos = self.catalog.find(Photo, user_id=user.id)
+            avatars = self.catalog.find(Avatar, user_id=user.id)
+            erasure.erase(
+                self.catalog,
+                self.storage,
+                self.home,
+                user_id=user.id,
+                records={User: [user.id]},
+                prefixes=[f"users/{user.id}"],
+                sha256=erasure.photo_copies(photos) + erasure.avatar_copies(self.storage, avatars),
+                run_ids=[run.id for run in self.catalog.find(Run, user_id=user.id)],
+                settled=not active,
+            )
+        return len(over)
 
     def orphans(self) -> int:
         """Bytes below `users/` that no record names, seen without one at two sweeps."""

@@ -102,6 +102,9 @@ class Settings(BaseSettings):
         "keep", description="Whether photos are kept after training for later versions"
     )
     upload_hours: float = Field(24.0, gt=0, description="Photos never trained on go after this")
+    sweep_minutes: float = Field(
+        5.0, ge=0.02, le=30, description="How often what has had its time is removed, in minutes"
+    )
     model_days: float = Field(0.0, ge=0, description="Models and avatars go after this; 0 = never")
     decision_days: float = Field(
         90.0, ge=0, description="Records of what the checks decided go after this; 0 = never"

@@ -1,0 +1,220 @@
+"""Breaks the program one promise at a time and tells which tests noticed. A program of its own:
+
+python -m tests.mutants NAME…    prints one JSON object: each mutation with what its test said
+
+The text of one function is changed and compiled, and the living function gets the changed code, so
+that everybody who holds it runs it. The files stay as they are, and each is whole again afterwards.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import pytest
+
+STUDIO = "tests/studio"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`function` (module:name) with `old` replaced by `new` breaks `promise`; `test` must fail."""
+
+    promise: str
+    function: str
+    old: str
+    new: str
+    test: str
+
+
+MUTATIONS = {
+    "owner": Mutation(
+        "an action answers the owner only",
+        "studio.owned:Owned._mine",
+        "found is None or found.user_id != user_id",
+        "found is None",
+        f"{STUDIO}/test_isolation.py::test_another_users_ids_are_refused_and_change_nothing[rename_person-bob]",
+    ),
+    "fsync": Mutation(
+        "what is stored is on the disk before it has its name",
+        "studio.storage.local:_write_durably",
+        "os.fsync(stream.fileno())",
+        "pass",
+        f"{STUDIO}/storage/test_local.py::test_a_write_is_synced_before_it_gets_its_name_and_its_folder_after",
+    ),
+    "rename": Mutation(
+        "what is half written never has its name",
+        "studio.storage.local:LocalStorage.put",
+        "partial = self._partial()",
+        "partial = target",
+        f"{STUDIO}/storage/test_local.py::test_a_write_is_synced_before_it_gets_its_name_and_its_folder_after",
+    ),
+    "cache": Mutation(
+        "erasing reaches what the page has cached",
+        "studio.erasure:finish",
+        'gone += drop_copies(home / "tmp", erasure.sha256)',
+        "pass",
+        f"{STUDIO}/test_erasing.py::test_everything_of_a_person_or_a_user_is_gone_from_every_store[person]",
+    ),
+    "work": Mutation(
+        "erasing reaches the working folders of trainings",
+        "studio.erasure:finish",
+        'folders = [home / "work" / run_id for run_id in filter(_ID.match, erasure.run_ids)]',
+        "folders = []",
+        f"{STUDIO}/test_erasing.py::test_everything_of_a_person_or_a_user_is_gone_from_every_store[person]",
+    ),
+    "log": Mutation(
+        "erasing reaches the database's own log",
+        "studio.catalog:Catalog.scrub",
+        'connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")',
+        "pass",
+        f"{STUDIO}/test_erasing.py::test_everything_of_a_person_or_a_user_is_gone_from_every_store[person]",
+    ),
+    "route": Mutation(
+        "a route that is added without a check is noticed",
+        "studio.api:routes",
+        '    @router.get("/files/{kind}/{item_id}")',
+        '    @router.get("/files/any/{item_id}")\n'
+        "    def anybodys(item_id: str) -> Response:\n"
+        "        return _file(parts.storage.fetch(item_id), 0)\n\n"
+        '    @router.get("/files/{kind}/{item_id}")',
+        f"{STUDIO}/test_every_route.py::test_every_open_route_says_what_it_is_for",
+    ),
+    "upload": Mutation(
+        "an upload is an input of its sender only",
+        "studio.guard:Guard._theirs",
+        "return self.owners.owns(thing, user)",
+        "return True",
+        f"{STUDIO}/test_web.py::test_uploads_belong_to_whoever_sent_them",
+    ),
+    "session": Mutation(
+        "a session is its user's only",
+        "studio.owners:Owners.claim",
+        "return False",
+        "return True",
+        f"{STUDIO}/test_web.py::test_sessions_belong_to_whoever_began_them",
+    ),
+    "link": Mutation(
+        "a link is its owner's only",
+        "studio.api:routes",
+        'if facts is None or facts["user"] != request.scope["user_name"]:',
+        "if facts is None:",
+        f"{STUDIO}/test_web.py::test_links_to_originals_are_bound_to_their_owner_and_short",
+    ),
+    "origin": Mutation(
+        "another site's requests are refused",
+        "studio.guard:_foreign",
+        "        return True\n",
+        "        return False\n",
+        f"{STUDIO}/test_web.py::test_only_this_machine_and_this_origin",
+    ),
+    "header": Mutation(
+        "every answer carries the headers",
+        "studio.guard:Guard._with_headers",
+        '"x-content-type-options": "nosniff",',
+        "",
+        f"{STUDIO}/test_web.py::test_every_answer_carries_the_headers",
+    ),
+    "throttle": Mutation(
+        "guessing passwords is slow",
+        "studio.accounts:Throttle.begin",
+        "if wait_s:",
+        "if False:",
+        f"{STUDIO}/test_accounts.py::test_too_many_misses_must_wait_and_others_need_not",
+    ),
+    "nonce": Mutation(
+        "a token of another sign-in signs nobody in",
+        "studio.oidc:Provider._claims",
+        'nonce={"essential": True, "value": nonce},',
+        "",
+        f"{STUDIO}/test_oidc.py::test_a_token_or_provider_that_breaks_a_rule_signs_nobody_in[nonce]",
+    ),
+    "magic": Mutation(
+        "only known kinds of files reach a decoder",
+        "studio.gate:kind_of",
+        "    return None\n",
+        '    return "JPEG"\n',
+        f"{STUDIO}/test_gate.py::test_what_is_no_photo_is_called_what_it_is[%PDF-1.7 ...-not_a_photo-PDF]",
+    ),
+    "closed": Mutation(
+        "a photo that could not be checked is never accepted",
+        "studio.photos:Photos._judged",
+        "judged = PhotoJudgement(Verdict(Decision.UNAVAILABLE))",
+        "judged = PhotoJudgement(Verdict(Decision.ALLOW))",
+        f"{STUDIO}/test_photos.py::test_a_check_that_breaks_altogether_ends_in_the_same_card",
+    ),
+    "retention": Mutation(
+        "uploads that nobody trains on go by themselves",
+        "studio.retention:_Keeper.abandoned_photos",
+        "gone += self._erase_photos(photos)",
+        "pass",
+        f"{STUDIO}/test_erasing.py::test_abandoned_uploads_go_after_their_hours_and_trained_ones_stay",
+    ),
+    "undone": Mutation(
+        "guests whose session is over leave nothing",
+        "studio.retention:_Keeper.guests",
+        "for user in over:",
+        "for user in ():",
+        f"{STUDIO}/test_leaving.py::test_a_guest_whose_session_is_over_leaves_nothing",
+    ),
+}
+
+
+@contextmanager
+def mutated(mutation: Mutation) -> Iterator[None]:
+    """The living function runs the changed code for as long as this lasts."""
+    module, name = mutation.function.split(":")
+    home = importlib.import_module(module)
+    living: FunctionType = inspect.unwrap(attrgetter(name)(home))
+    file = Path(inspect.getfile(living))
+    source = "".join(inspect.getsourcelines(living)[0])
+    assert source.count(mutation.old) >= 1, f"{mutation.function} does not say {mutation.old!r}"
+    text = file.read_text("utf-8")
+    changed = text.replace(source, source.replace(mutation.old, mutation.new), 1)
+    assert changed != text
+    scratch: dict[str, Any] = dict(vars(home))
+    exec(compile(changed, str(file), "exec"), scratch)
+    outer, *inner = name.split(".")
+    found: Callable[..., Any] = scratch[outer]
+    for part in inner:
+        found = getattr(found, part)
+    kept = living.__code__
+    living.__code__ = inspect.unwrap(found).__code__
+    try:
+        yield
+    finally:
+        living.__code__ = kept
+
+
+def noticed(mutation: Mutation) -> str:
+    """`failed` when its test fails with the mutation, and passes without it."""
+    with redirect_stdout(sys.stderr):
+        if _passes(mutation.test) is not True:
+            return "the test does not pass as it is"
+        with mutated(mutation):
+            return "passed" if _passes(mutation.test) else "failed"
+
+
+def _passes(test: str) -> bool | None:
+    """Whether the test passes; None when it did not run."""
+    code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--no-header", "--tb=no", test])
+    return {pytest.ExitCode.OK: True, pytest.ExitCode.TESTS_FAILED: False}.get(code)
+
+
+def main() -> int:
+    names = sys.argv[1:] or list(MUTATIONS)
+    print(json.dumps({name: noticed(MUTATIONS[name]) for name in names}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
