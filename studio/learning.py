@@ -315,6 +315,8 @@ class Learning:
                 previews.judge(status.previews)
                 comparison.answer(request.run_folder, self._alike)
                 if status.phase is Phase.DONE:
+                    # What was waited for on the way is no news any more; what was changed is.
+                    self._runs.update_run(run_id, detail={"note": status.note or ""})
                     return
                 if status.phase.terminal:
                     raise UserError(status.failure or "The training was ended.", code="failed")

@@ -434,5 +434,5 @@ def _advice(what: str, code: str, error: Exception) -> str:
             f"The credentials may not {what} ({code}). `avatar-studio aws doctor` says which right."
         )
     if code in ("ThrottlingException", "Throttling", "SlowDown", "ServiceUnavailable"):
-        return f"AWS is busy and did not {what} ({code})."
+        return f"We could not {what}: AWS is busy ({code})."
     return f"AWS refused to {what} ({code})."

@@ -33,6 +33,8 @@ MULTIPART_BYTES = 8 << 20
 DELETE_BATCH = 1000  # most that one DeleteObjects takes
 LONGEST_LINK_S = 7 * 24 * 3600
 CACHE_S = 24 * 3600.0
+READ_S = 60.0
+ATTEMPTS = 5
 
 Batch = list[dict[str, str]]
 
@@ -287,8 +289,8 @@ def s3_client(region: str, endpoint_url: str = "") -> Any:
     limits = Config(
         signature_version="s3v4",
         connect_timeout=5,
-        read_timeout=60,
-        retries={"mode": "standard", "total_max_attempts": 5},
+        read_timeout=READ_S,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
     )
     session = boto3.session.Session(region_name=region)
     return session.client("s3", endpoint_url=endpoint_url or None, config=limits)
