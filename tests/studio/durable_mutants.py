@@ -1,0 +1,137 @@
+"""Breaks what keeps work from being lost, one promise at a time, and tells which tests noticed:
+
+python -m tests.studio.durable_mutants NAME…    prints one JSON object, as `tests.mutants` does
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from tests.mutants import Mutation, noticed
+
+HERE = "tests/studio"
+
+MUTATIONS = {
+    "folder": Mutation(
+        "a stored file's name is on the disk when it is answered",
+        "studio.storage.local:_sync_folder",
+        "os.fsync(handle)",
+        "pass",
+        f"{HERE}/storage/test_local.py::test_new_folders_are_synced_into_their_parents",
+    ),
+    "commit": Mutation(
+        "SQLite brings every commit to the disk",
+        "studio.catalog:_tune_sqlite",
+        '"synchronous=FULL"',
+        '"synchronous=OFF"',
+        f"{HERE}/test_catalog.py::test_a_crash_of_power_loses_nothing_that_was_promised",
+    ),
+    "ended": Mutation(
+        "a run that has ended never goes back",
+        "studio.catalog:Catalog.update_run",
+        "runs.c.state.not_in(OVER)",
+        "runs.c.id == run_id",
+        f"{HERE}/test_catalog.py::test_an_ended_run_never_goes_back[sqlite-done]",
+    ),
+    "claim": Mutation(
+        "a dead worker's jobs are taken over once",
+        "studio.roster:Roster.claim",
+        "where(workers.c.id == dead_id, free)",
+        "where(workers.c.id == dead_id)",
+        f"{HERE}/test_roster.py::test_a_killed_worker_is_noticed_at_once_and_claimed_once",
+    ),
+    "struck": Mutation(
+        "a worker that was taken for dead notices it",
+        "studio.roster:Roster.beat",
+        "update(workers).where(mine, workers.c.taken_by.is_(None))",
+        "update(workers).where(mine)",
+        f"{HERE}/test_roster.py::test_a_worker_elsewhere_is_dead_when_its_beats_stand_still",
+    ),
+    "clock": Mutation(
+        "a worker elsewhere is not dead because a clock was set or we slept",
+        "studio.roster:Roster._is_dead",
+        "look - watch.looked > LOST_AFTER_S / 3",
+        "False",
+        f"{HERE}/test_roster.py::test_a_worker_elsewhere_is_dead_when_its_beats_stand_still",
+    ),
+    "age": Mutation(
+        "nothing goes for its age because a clock was set",
+        "studio.timekeeping:Timekeeper.believable",
+        'if steady - known["since"] < DOUBT_S:',
+        "if False:",
+        f"{HERE}/test_timekeeping.py::"
+        "test_a_clock_that_jumps_is_not_until_it_went_back_or_held_for_a_day",
+    ),
+    "process": Mutation(
+        "a trainer is known by its beginning and not by a clock",
+        "training.local:_started",
+        "if not boot.exists():",
+        "if True:",
+        f"{HERE}/test_timekeeping.py::test_a_trainer_is_the_same_process_whatever_the_clock_says",
+    ),
+    "orphans": Mutation(
+        "a run whose page was killed before it was enqueued is done all the same",
+        "studio.workflows:DurableWorkflows.mend",
+        "if run.id not in known:",
+        "if False:",
+        f"{HERE}/test_workflows.py::"
+        "test_what_a_crash_left_between_records_and_workflows_is_made_good",
+    ),
+    "ghosts": Mutation(
+        "what a worker took after it was struck off is taken over",
+        "studio.roster:Roster.enlist_lost",
+        "for worker_id in lost:",
+        "for worker_id in ():",
+        f"{HERE}/test_workflows.py::"
+        "test_what_a_crash_left_between_records_and_workflows_is_made_good",
+    ),
+    "turns": Mutation(
+        "nobody waits behind another person's twenty runs",
+        "studio.workflows:_next_place",
+        "max(mine) // ROUND + 1",
+        "max(mine) // ROUND",
+        f"{HERE}/test_workflows.py::test_everybody_gets_one_turn_a_round_whoever_asks_for_much",
+    ),
+    "late": Mutation(
+        "a worker that wakes up too late changes nothing that is recorded",
+        "studio.delivery:_attempt",
+        "new_id()[:12]",
+        "'once'",
+        f"{HERE}/test_delivery.py::"
+        "test_a_worker_that_wakes_up_too_late_changes_nothing_that_is_recorded",
+    ),
+    "room": Mutation(
+        "a training and a drawing do not run a device out of memory together",
+        "studio.devices:TrainingLease.share",
+        'b"" if self._fits(needed) else LEAVE',
+        'b""',
+        f"{HERE}/test_devices.py::"
+        "test_a_training_leaves_the_device_to_what_has_no_room_beside_it[30.0-leave]",
+    ),
+    "backup": Mutation(
+        "a restore writes nothing of what is no backup",
+        "studio.backup:_checked_names",
+        "if key == name or parts[0]",
+        "if False and parts[0]",
+        f"{HERE}/test_backup.py::test_archives_that_are_no_backups_write_nothing[other/file]",
+    ),
+    "future": Mutation(
+        "an older program does not touch the records of a newer one",
+        "studio.migrations.upgrade:upgrade",
+        "if found is not None and found not in known:",
+        "if False:",
+        f"{HERE}/test_catalog.py::"
+        "test_a_database_from_the_future_is_refused_with_what_to_do[sqlite]",
+    ),
+}
+
+
+def main() -> int:
+    names = sys.argv[1:] or list(MUTATIONS)
+    print(json.dumps({name: noticed(MUTATIONS[name]) for name in names}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
