@@ -24,8 +24,12 @@ from tests.browser.server import Server
 FOLDER = Path(__file__).parent / "screenshots"
 MAX_BYTES = 120_000
 LONGEST_PX = 2400
-SEEN_ARE_LOADED = """[...document.images].every((one) =>
-  one.complete || one.getBoundingClientRect().top > innerHeight)"""
+SEEN_ARE_LOADED = """(whole) => [...document.images].every((one) => {
+  const box = one.getBoundingClientRect();
+  const seen = box.height > 0 && (whole || box.top < innerHeight) && one.checkVisibility();
+  return !seen || (one.complete && one.naturalWidth > 0);
+})"""
+TRIES = 20
 # The home folder of the pictures is a temporary one; a host's is this.
 AS_AT_HOME = """(home) => {
   const board = document.querySelector('.host-grid');
@@ -39,9 +43,19 @@ AS_AT_HOME = """(home) => {
 
 def shoot(page: Page, name: str, *, full: bool = False) -> None:
     """Save what the page shows as docs/screenshots/NAME.webp, below 120 kB."""
-    page.wait_for_function(SEEN_ARE_LOADED)
     page.wait_for_timeout(900)
-    picture = Image.open(io.BytesIO(page.screenshot(full_page=full))).convert("RGB")
+    if full:  # lazy pictures come when they are near
+        page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+        page.wait_for_timeout(400)
+        page.evaluate("window.scrollTo(0, 0)")
+    for _ in range(TRIES):
+        # A running job draws the page anew now and then: all pictures must be there before and
+        # after the shot, so they were there in it.
+        page.wait_for_function(SEEN_ARE_LOADED, arg=full)
+        taken = page.screenshot(full_page=full)
+        if page.evaluate(SEEN_ARE_LOADED, full):
+            break
+    picture = Image.open(io.BytesIO(taken)).convert("RGB")
     picture = picture.crop((0, 0, picture.width, min(picture.height, LONGEST_PX)))
     for quality in (88, 80, 70, 60, 45):
         picture.save(FOLDER / f"{name}.webp", quality=quality, method=6)
@@ -76,6 +90,11 @@ def the_way(browser: Browser, server: Server) -> None:
     bad.write_text("This is not a photo.")
     page.set_input_files("#drop input[type=file]", str(bad))
     page.wait_for_selector(".card-block")
+    page.locator(".card-block [data-local=appeal]").click()
+    page.fill("dialog.appeal textarea", "This is a scan of my passport photo.")
+    shoot(page, "2-photos-appeal")
+    page.locator("dialog.appeal .button.key").click()
+    page.wait_for_selector(".asked-open")
     shoot(page, "2-photos", full=True)
     page.locator("[data-local=crop]").first.click()
     shoot(page, "2-photos-crop")
@@ -83,6 +102,7 @@ def the_way(browser: Browser, server: Server) -> None:
     page.click("[data-do=remove_bad]")
     page.wait_for_selector(".card-block", state="detached")
     walk.go_to_training(page)
+    page.locator(".bases summary").click()
     shoot(page, "3-train", full=True)
     page.click("#train-start")
     page.wait_for_selector(".preview, .run-done, .run-failed", timeout=1_800_000)
@@ -107,6 +127,7 @@ def draw(page: Page, server: Server) -> None:
     shoot(page, "4-drawing")
     page.wait_for_selector(".results[data-state=done]", timeout=600_000)
     shoot(page, "4-results", full=True)
+    compare(page)
     page.locator(".places [data-id=avatars]").click()
     page.wait_for_selector("#album .tile")
     page.locator("#album [data-do=favourite]").first.click()
@@ -114,6 +135,14 @@ def draw(page: Page, server: Server) -> None:
     shoot(page, "5-avatars", full=True)
     page.locator("#album .tile-open").first.click()
     shoot(page, "5-avatar-large")
+    page.get_by_role("button", name="Before and after").click()
+    shoot(page, "5-before-after")
+    page.keyboard.press("Escape")
+    page.locator("dialog.viewer").get_by_role("button", name="Sizes and backgrounds").click()
+    page.locator("dialog.save select").select_option("story")
+    page.locator("dialog.save input:enabled").check()
+    shoot(page, "5-sizes")
+    page.keyboard.press("Escape")
     page.keyboard.press("Escape")
     page.locator(".places [data-id=people]").click()
     page.wait_for_selector(".person-card")
@@ -122,6 +151,24 @@ def draw(page: Page, server: Server) -> None:
     page.wait_for_selector(".host-grid")
     page.evaluate(AS_AT_HOME, str(server.home))
     shoot(page, "7-host", full=True)
+
+
+def compare(page: Page) -> None:
+    """One style at two strengths, beside each other."""
+    page.locator("[data-local=style-like]").nth(1).click()
+    for box in page.locator(".style input:checked").all()[1:]:
+        box.uncheck(force=True)
+    page.locator("#create-compare button").first.click()
+    page.locator("#compare-with label").nth(1).click()
+    page.wait_for_selector("#compare-strength input[type=range]")
+    page.locator("#compare-strength input[type=number]").fill("0.4")
+    shoot(page, "4-create", full=True)
+    page.click("#create-start")
+    page.wait_for_selector(".pairs[data-state=done]", timeout=600_000)
+    shoot(page, "4-compare")
+    page.locator("[data-local=overlay]").first.click()
+    shoot(page, "4-compare-overlay")
+    page.keyboard.press("Escape")
 
 
 def on_a_phone(browser: Browser, server: Server) -> None:
@@ -134,6 +181,12 @@ def on_a_phone(browser: Browser, server: Server) -> None:
     page.locator(".steps [data-id=photos]").click()
     page.wait_for_selector(".card")
     shoot(page, "2-photos-phone-german", full=True)
+    for place in ("people", "host"):
+        page.locator(f".places [data-id={place}]").click()
+        page.wait_for_selector(f"#page-{place} h1")
+        if place == "host":
+            page.evaluate(AS_AT_HOME, str(server.home))
+        shoot(page, f"{6 if place == 'people' else 7}-{place}-phone-german", full=True)
     page.context.close()
     page = window(browser, server, "?at=avatars", phone=True)
     page.wait_for_selector("#album .tile")
