@@ -12,7 +12,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -23,6 +23,7 @@ from serving.errors import RequestRefused
 from serving.published import TARGET, Container, EndpointSettings, Published
 from serving.request import CancelCheck, GenerationRequest, Rendered, StepHook, WaitHook
 from serving.sagemaker import EndpointFault, client, explain
+from serving.sessions import Sessions
 
 MAX_BODY_BYTES = 6_291_456
 MOST_WAIT_S = 10.0
@@ -54,10 +55,17 @@ class EndpointEngine:
     def __init__(self, settings: EndpointSettings) -> None:
         self.settings = settings
         self.models = Published(settings)
-        self._runtime = client(
-            "sagemaker-runtime", settings.region, settings.endpoint_url, attempts=1,
-            pool=2 * settings.at_once,
-        )  # fmt: skip
+        pool = 2 * settings.at_once
+        if settings.draw_role:
+            sessions = Sessions(
+                settings.draw_role, settings.region, settings.endpoint_url, pool=pool
+            )
+            self._runtime_of: Callable[[str], Any] = sessions.runtime
+        else:
+            runtime = client(
+                "sagemaker-runtime", settings.region, settings.endpoint_url, attempts=1, pool=pool
+            )
+            self._runtime_of = lambda owner: runtime
 
     def generate(
         self,
@@ -125,7 +133,7 @@ class EndpointEngine:
         pause, busy = 0.5, 0
         while True:
             try:
-                answer = self._runtime.invoke_endpoint(
+                answer = self._runtime_of(request.owner).invoke_endpoint(
                     EndpointName=self.settings.name,
                     TargetModel=request.target,
                     ContentType=kind,

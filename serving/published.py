@@ -32,7 +32,8 @@ class EndpointSettings:
 
     `base_sha256` is the base that the endpoint's container holds; a model of another base is
     refused here, before it is published. `container` is what runs there: our HTTP contract on CPU
-    instances, or Triton on GPUs.
+    instances, or Triton on GPUs. `draw_role` is assumed for one owner at a time (see
+    `serving.sessions`); empty draws with this program's own rights.
     """
 
     name: str
@@ -45,6 +46,7 @@ class EndpointSettings:
     container: Container = "http"
     at_once: int = 4
     warm_up_s: float = WARM_UP_S
+    draw_role: str = ""
 
 
 class Published:

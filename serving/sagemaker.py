@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -23,7 +24,13 @@ class WarmingUp(EngineError):
 
 
 def client(
-    service: str, region: str, endpoint_url: str = "", *, attempts: int, pool: int = 10
+    service: str,
+    region: str,
+    endpoint_url: str = "",
+    *,
+    attempts: int,
+    pool: int = 10,
+    credentials: Mapping[str, str] | None = None,
 ) -> Any:
     """A boto3 client. Drawing must be tried once by boto3: a second try would be billed again.
 
@@ -45,7 +52,9 @@ def client(
         **({"signature_version": "s3v4"} if service == "s3" else {}),
     )
     session = boto3.session.Session(region_name=region)
-    return session.client(service, endpoint_url=endpoint_url or None, config=limits)
+    return session.client(
+        service, endpoint_url=endpoint_url or None, config=limits, **(credentials or {})
+    )
 
 
 def encryption(kms_key: str) -> dict[str, str]:

@@ -116,6 +116,7 @@ def endpoint_settings(
         kms_key=settings.aws_kms_key,
         endpoint_url=settings.aws_endpoint_url,
         container=settings.aws_endpoint_container,
+        draw_role=settings.aws_draw_role,
     )
 
 

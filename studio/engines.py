@@ -102,7 +102,7 @@ class Engines:
         return async_engine(self._settings, base_id, self._held(base_id))
 
     def _held(self, base_id: str) -> str:
-        """The hash of the base that draws: what the host says the endpoint holds, or what is here."""
+        """The hash of the base that draws: as the host says of the endpoint, or what is here."""
         held, _, sha256 = self._settings.aws_endpoint_base.partition("@")
         if held and held != base_id:
             raise BackendError(

@@ -18,7 +18,6 @@ from studio.actions import UNDO_MINUTES
 from studio.archive import writing_zip
 from studio.catalog import Taken
 from studio.comparing import Comparing
-from studio.cutting import cleared, fitted
 from studio.delivery import marked_png, preview_key
 from studio.erasure import zip_folder
 from studio.errors import NotAllowed, UserError
@@ -168,6 +167,9 @@ class Gallery(Comparing):
         content = self._bytes(avatar.key, "this avatar")
         if not size_id and not clear:
             return content
+        # OpenCV is not where the API runs alone, which cuts nothing.
+        from studio.cutting import cleared, fitted
+
         try:
             style: Style | None = self.style_catalogue.get(avatar.style_id)
         except KeyError:

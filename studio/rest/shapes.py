@@ -41,7 +41,7 @@ class AvatarWish(Sent):
     count: Whole = Field(default=1, ge=1, le=12, description="How many pictures")
     quality: Literal["fast", "balanced", "best"] = "balanced"
     shape: Literal["square", "portrait", "banner", "circle"] = "square"
-    seed: int | None = Field(
+    seed: Whole | None = Field(
         default=None, ge=0, le=MAX_SEED, description="The same seed draws the same"
     )
     inline: bool = Field(default=False, description="Send the pictures' bytes along, as base64")
