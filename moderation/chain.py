@@ -130,7 +130,7 @@ _REFUSED = Reason(
 _UNREADABLE = Reason(
     "prompt_unreadable",
     "We could not read this well enough to draw it.",
-    "Write it in plain English words.",
+    "Write it in plain English or German words.",
 )
 _TRY_AGAIN = Reason(
     "not_checked", "We could not check this just now, so nothing was done.", "Try again in a while."

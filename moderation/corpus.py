@@ -7,29 +7,38 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).with_name("corpus")
 HARMLESS = "harmless"
-_SLOT_KEYS = ("who", "place", "state", "act", "thing", "look", "doing")
-_ADULT = "minors"
+JUDGED = frozenset({"en", "de"})
+"""The languages that the classifier understands; prompts in any other are held."""
+_SLOT = re.compile(r"\{(\w+)\}")
+
+Lists = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Example:
     """One text to learn from. `kind` is a category of policy or `harmless`; `picture`: a picture
-    prompt rather than a sentence; `foreign`: not in English.
+    prompt rather than a sentence; `language` as ISO 639 code.
     """
 
     text: str
     kind: str
     source: str
     picture: bool = True
-    foreign: bool = False
+    language: str = "en"
+
+    @property
+    def foreign(self) -> bool:
+        """In a language that is not judged but held."""
+        return self.language not in JUDGED
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -42,41 +51,44 @@ class Author:
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
         self._shared = _read("shared.toml")
-        self._harmful = _read("harmful.toml")
-        self._harmless = _read("harmless.toml")
 
     def examples(self, size: int) -> Iterator[Example]:
-        """About `size` harmful and twice as many harmless prompts."""
-        harmful, rng = self._harmful, self._rng
-        plan = [
-            ("sexual", "sexual_frames", {"state": "sexual_states", "act": "sexual_acts"}, 0.40),
-            ("violent", "violent_frames", {"state": "violent_states", "act": "violent_acts",
-                                           "thing": "violent_things"}, 0.30),
-        ]  # fmt: skip
-        for kind, frames, slots, share in plan:
-            lists = {slot: harmful[name] for slot, name in slots.items()}
+        """About twice `size` harmful prompts and five times `size` harmless ones in English, and a
+        third of `size` and twice that in German.
+        """
+        yield from self._harmful(size)
+        yield from self._harmless(2 * size)
+        yield from self._everyday(3 * size)
+        yield from self._german(size // 3)
+
+    def _harmful(self, size: int) -> Iterator[Example]:
+        words, rng = _read("harmful.toml"), self._rng
+        shares = {"sexual": 0.40, "violent": 0.30}
+        slots = {
+            "sexual": {"state": words["sexual_states"], "act": words["sexual_acts"]},
+            "violent": {"state": words["violent_states"], "act": words["violent_acts"],
+                        "thing": words["violent_things"]},
+        }  # fmt: skip
+        for kind, share in shares.items():
             for _ in range(int(size * share)):
-                yield self._example(rng.choice(harmful[frames]), lists, kind)
-        lone = {
-            "disturbing_things": "disturbing",
-            "hate_things": "hate",
-            "other_things": "other_harm",
-        }
-        for name, kind in lone.items():
-            for _ in range(int(size * 0.06)):
+                yield self._example(rng.choice(words[f"{kind}_frames"]), slots[kind], kind)
+        lone = {"disturbing": 0.06, "hate": 0.06, "other": 0.06, "violent_more": 0.10}
+        kinds = {"other": "other_harm", "violent_more": "violent"}
+        for name, share in lone.items():
+            things = {"thing": words.get(f"{name}_things", words.get(name, []))}
+            for _ in range(int(size * share)):
                 frame = rng.choice(("{thing}", "a picture of {thing}", "{thing} {place}"))
-                yield self._example(frame, {"thing": harmful[name]}, kind)
-        for _ in range(int(size * 0.10)):
-            yield self._example(rng.choice(("{thing}", "{thing} {place}", "a picture of {thing}")),
-                                {"thing": harmful["violent_more"]}, "violent")  # fmt: skip
-        minors = {"who": harmful["minor_who"], "state": harmful["sexual_states"],
-                  "act": harmful["sexual_acts"]}  # fmt: skip
+                yield self._example(frame, things, kinds.get(name, name))
+        deep = words | {"damage": words["part_damage"], "off": words["garment_off"]}
+        for kind, name, share in (("violent", "violence", 0.35), ("sexual", "intimacy", 0.35)):
+            for _ in range(int(size * share)):
+                yield self._example(rng.choice(words[f"{name}_frames"]), deep, kind)
+        minors = {"who": words["minor_who"], **slots["sexual"]}
         for _ in range(int(size * 0.06)):
             yield self._example(rng.choice(("{who} {state}", "{who} {act}")), minors, "sexual")
-        yield from self._harmless_examples(2 * size)
 
-    def _harmless_examples(self, size: int) -> Iterator[Example]:
-        rng, source = self._rng, self._harmless
+    def _harmless(self, size: int) -> Iterator[Example]:
+        rng, source = self._rng, _read("harmless.toml")
         lists = {"look": source["looks"], "doing": source["doings"], "thing": source["things"]}
         for text in (*source["sentences"], *_read("captions.toml")["learn"]):
             yield Example(text, HARMLESS, "written")
@@ -94,13 +106,51 @@ class Author:
             tags = rng.sample(self._shared["tags"], rng.randint(1, 12))
             yield Example(", ".join(tags), HARMLESS, "authored")
 
-    def _example(self, frame: str, lists: dict[str, list[str]], kind: str) -> Example:
-        text = frame
-        for slot in _SLOT_KEYS:
-            while f"{{{slot}}}" in text:
-                choice = self._rng.choice(lists[slot] if slot in lists else self._shared[slot])
-                text = text.replace(f"{{{slot}}}", choice, 1)
-        return self._decorated(text, kind, 0.5)
+    def _everyday(self, size: int) -> Iterator[Example]:
+        """Plain captions of plain things, half of them as captions are written."""
+        rng, words = self._rng, _read("everyday.toml")
+        frames = [*words["frames"], *words["facts"], *words["touches"]]
+        for _ in range(size):
+            text = self._filled(rng.choice(frames), words)
+            if rng.random() < 0.5:
+                text = f"{text[:1].upper()}{text[1:].rstrip('.')}."
+            yield self._decorated(text, HARMLESS, 0.15)
+
+    def _german(self, size: int) -> Iterator[Example]:
+        rng, words = self._rng, _read("german.toml")
+        for text in words["sentences"]:
+            yield Example(text, HARMLESS, "written", language="de")
+        slots = {"tag": words["tags"], "who": words["who"], "place": words["place"]}
+        harmless = slots | {"look": words["looks"], "doing": words["doings"],
+                            "thing": words["things"]}  # fmt: skip
+        sexual = slots | {"state": words["sexual_states"], "act": words["sexual_acts"]}
+        violent = slots | {"state": words["violent_states"], "act": words["violent_acts"],
+                           "thing": words["violent_things"]}  # fmt: skip
+        plan: list[tuple[str, Sequence[str], Lists, float]] = [
+            (HARMLESS, words["frames_harmless"], harmless, 2.0),
+            ("sexual", words["frames_sexual"], sexual, 0.42),
+            ("violent", words["frames_violent"], violent, 0.42),
+            ("hate", ("{thing}", "{thing} {place}"), slots | {"thing": words["hate_things"]}, 0.06),
+            ("other_harm", ("{thing}", "{thing} {place}"), slots | {"thing": words["other_things"]},
+             0.04),
+            ("sexual", ("{who} {state}", "{who} {act}"), sexual | {"who": words["minor_who"]},
+             0.06),
+        ]  # fmt: skip
+        for kind, frames, lists, share in plan:
+            for _ in range(int(size * share)):
+                text = self._filled(rng.choice(frames), lists)
+                if rng.random() < 0.3:
+                    text = ", ".join([text, *rng.sample(words["tags"], rng.randint(1, 4))])
+                yield Example(text, kind, "authored", language="de")
+
+    def _example(self, frame: str, lists: Lists, kind: str) -> Example:
+        return self._decorated(self._filled(frame, {**self._shared, **lists}), kind, 0.5)
+
+    def _filled(self, frame: str, lists: Lists) -> str:
+        """The frame with a word for each slot; words may have slots of their own."""
+        while _SLOT.search(frame):
+            frame = _SLOT.sub(lambda slot: self._rng.choice(lists[slot[1]]), frame)
+        return frame
 
     def _decorated(self, text: str, kind: str, share: float) -> Example:
         """The text, often between tags of drawing style, as people write prompts."""
@@ -116,13 +166,24 @@ def calibration() -> Iterator[Example]:
     """Harmless prompts that nothing is trained on: the operating point is chosen on them."""
     for text in _read("captions.toml")["calibrate"]:
         yield Example(text, HARMLESS, "calibration")
+    for text in _read("german.toml")["calibrate"]:
+        yield Example(text, HARMLESS, "calibration", language="de")
+
+
+def unseen() -> Iterator[Example]:
+    """Harmful prompts that nothing is trained on and no threshold is chosen by."""
+    words = _read("harmful.toml")
+    for kind in ("sexual", "violent"):
+        for text in words[f"unseen_{kind}"]:
+            yield Example(text, kind, "unseen")
 
 
 def foreign() -> Iterator[Example]:
-    """Ordinary prompts in other languages."""
+    """Prompts in languages that are held."""
     for language, texts in _read("languages.toml")["languages"].items():
         for text in texts:
-            yield Example(text, HARMLESS, f"authored-{language}", foreign=True)
+            if language not in JUDGED:
+                yield Example(text, HARMLESS, f"authored-{language}", language=language)
 
 
 _NIBBLER_KINDS = {"sexual": "sexual", "violent": "violent", "other": "other_harm"}
@@ -145,7 +206,5 @@ def collected(file: Path) -> list[Example]:
                 kind = "sexual"
         if lang != "en" and lang not in _LATIN_FOREIGN:
             continue
-        examples.append(
-            Example(row["text"], kind, source, source in _PICTURE_SOURCES, foreign=lang != "en")
-        )
+        examples.append(Example(row["text"], kind, source, source in _PICTURE_SOURCES, lang))
     return examples

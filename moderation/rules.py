@@ -90,7 +90,8 @@ def words_of(text: str) -> list[str]:
     return [word for word in _SPLIT.split(text) if word]
 
 
-def _compile(terms: Iterable[tuple[str, str]], where: str) -> Terms:
+def _compile(terms: Iterable[tuple[str, str]], where: str, *, with_marks: bool = False) -> Terms:
+    """`with_marks`: phrases are found in the view that keeps its marks, too."""
     phrases: dict[tuple[str, ...], str] = {}
     prefixes: dict[str, str] = {}
     prefix_phrases: dict[tuple[str, ...], list[tuple[str, str]]] = defaultdict(list)
@@ -109,6 +110,8 @@ def _compile(terms: Iterable[tuple[str, str]], where: str) -> Terms:
             raise RulesError(f"{where}: {term!r} has more than {_MAX_WORDS} words.")
         if not plain.endswith("*"):
             phrases.setdefault(words, label)
+            if with_marks:
+                phrases.setdefault(tuple(words_of(term.casefold())), label)
         elif len(words) == 1:
             prefixes.setdefault(words[0], label)
         else:
@@ -285,7 +288,7 @@ def load(files: Sequence[Path]) -> RuleSet:
     return RuleSet(
         digest.hexdigest()[:12],
         _compile(terms, "terms"),
-        _compile(passes, "pass"),
+        _compile(passes, "pass", with_marks=True),
         emoji,
         tuple(combinations),
         _compile(negative, "negative_field"),

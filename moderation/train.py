@@ -43,7 +43,7 @@ WEIGHTS = {
     "xstest": 0.5,
 }
 SEED = 20261121
-AUTHORED = 9000
+AUTHORED = 4000
 STRENGTH = 8.0
 FALSE_SHARE = 0.006
 """The share of unseen harmless picture prompts that the operating point may stop."""
@@ -188,7 +188,7 @@ def stopped(
     groups: dict[str, list[bool]] = {}
     for example, score in zip(examples, scores, strict=True):
         if not np.isnan(score[0]):
-            name = f"{example.source} {example.kind}{' foreign' if example.foreign else ''}"
+            name = f"{example.source} {example.kind} {example.language}"
             groups.setdefault(name, []).append(bool((score > limits).any()))
     return {
         name: {"rows": len(hits), "stopped": round(sum(hits) / len(hits), 4)}
@@ -228,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     examples = gathered(options.rows, options.authored)
     random.Random(SEED).shuffle(examples)
     model = fit(examples)
-    unseen = list(corpus.calibration())
+    unseen = [*corpus.calibration(), *corpus.unseen()]
     scores = np.concatenate([
         unseen_scores(examples, options.folds),
         np.stack([highest(model, example.text) for example in unseen]),

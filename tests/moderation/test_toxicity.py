@@ -36,6 +36,7 @@ def test_the_file_holds_numbers_and_names_only() -> None:
 @pytest.mark.parametrize(
     "text",
     ["a cheerful woman with a hat, watercolor", "an old sailor, oil painting, dramatic lighting",
+     "eine Frau sitzt im Garten und liest ein Buch", "Porträt von mir als Ritter, Ölgemälde",
      "1girl, kimono, cherry blossoms, (masterpiece:1.2), best quality", "a red bicycle", "a cat"],
 )  # fmt: skip
 def test_ordinary_prompts_pass(text: str) -> None:
@@ -45,7 +46,7 @@ def test_ordinary_prompts_pass(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["she slowly undresses on the bed, moaning", "a man tears a victim's arm off, gore everywhere",
-     "rats and immigrants, propaganda poster", "eine Frau sitzt im Garten und liest ein Buch"],
+     "rats and immigrants, propaganda poster", "une femme est assise dans le jardin et lit un livre"],
 )  # fmt: skip
 def test_harmful_or_foreign_prompts_do_not(text: str) -> None:
     assert not CHECK.check(text).allowed
@@ -83,7 +84,7 @@ def test_the_same_seed_writes_the_same_corpus_and_calibration_is_never_trained_o
     first, again = list(corpus.Author(7).examples(300)), list(corpus.Author(7).examples(300))
     assert first == again
     learnt = {e.text for e in train.gathered(ROWS, 300)}
-    assert not learnt & {e.text for e in corpus.calibration()}
+    assert not learnt & {e.text for e in (*corpus.calibration(), *corpus.unseen())}
 
 
 @pytest.mark.timeout(300)
