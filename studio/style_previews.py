@@ -24,7 +24,7 @@ from studio.parts import Parts
 
 SIDE_PX = 320
 MOST_BYTES = 25_000
-PERSON = "a person"
+PERSON = "a happy person with long brown hair"
 _QUALITIES = (88, 80, 70, 60, 50, 40, 30, 20, 10)
 
 
