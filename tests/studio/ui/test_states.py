@@ -1,0 +1,151 @@
+"""Every page in every state renders in both languages: empty, at work, done, failed, refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from studio.actions import Side
+from studio.errors import NotAllowed
+from studio.hosting import Hosting
+from studio.parts import Parts
+from studio.records import User
+from studio.supervisor import Supervisor
+from studio.ui.page import Site
+from studio.ui.shell import Place, Updates, Visit
+from studio.ui.strings import LANGUAGES, Words
+from tests.studio.house import Household, furnish, open_house
+
+PAGES = ("welcome", "photos", "train", "create", "avatars", "people", "host")
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
+    opened = open_house(tmp_path_factory.mktemp("home"), min_photos=2, max_photos=4)
+    yield opened
+    opened.studio.close()
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def site(parts: Parts) -> Site:
+    desk = Hosting(parts, Supervisor(parts.settings.model_copy(update={"workers": 0})))
+    with gr.Blocks():
+        return Site(parts.studio, parts.settings, desk)
+
+
+@pytest.fixture(scope="module")
+def alice(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Household:
+    return furnish(parts, "alice", tmp_path_factory.mktemp("alice"))
+
+
+def shown(updates: Updates) -> str:
+    return " ".join(str(value) for value in updates.values())
+
+
+def visit_of(user: User, language: str, **place: str) -> Visit:
+    return Visit(user, Words(language), Place(**place))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_somebody_who_has_nothing_yet_is_told_what_to_do(
+    site: Site, parts: Parts, language: str
+) -> None:
+    words = Words(language)
+    visit = visit_of(parts.studio.user(f"nobody-{language}"), language)
+    for page, key in (("avatars", "avatars_empty"), ("people", "people_empty")):
+        assert words(key) in shown(site.open(visit, page))
+    assert site.open(visit, "train")[site.shell.place].page == "welcome"
+    person = parts.studio.add_person(visit.user.id, f"Alex {language}")
+    there = visit.at(person=person.id)
+    assert words("photos_empty") in shown(site.open(there, "photos"))
+    assert words("train_not_ready") in shown(site.open(there, "train"))
+    assert words("create_no_model") in shown(site.open(there, "create"))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_renders_for_somebody_who_has_everything(
+    site: Site, alice: Household, language: str, page: str
+) -> None:
+    visit = visit_of(alice.user, language, person=alice.person.id)
+    updates = site.open(visit, page)
+    assert updates[site.shell.place].page == page
+    assert "<h1" in shown(updates)
+    assert updates[site.pages[page].column].visible
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize(
+    "state", ["waiting", "preparing", "learning", "paused", "checking", "saving", "failed"]
+)
+def test_a_training_is_shown_in_every_state(
+    site: Site, parts: Parts, alice: Household, language: str, state: str
+) -> None:
+    if not parts.studio.set_status(alice.user.id, alice.photo_set.id).ready:
+        pytest.fail("the household's set is not ready")
+    run = parts.studio.train(alice.user.id, alice.photo_set.id)
+    parts.catalog.update_run(run.id, state=state, step=3, total=20, seconds_left=31.0)
+    visit = visit_of(alice.user, language, person=alice.person.id, run=run.id)
+    told = shown(site.open(visit, "train"))
+    assert f"run-{state}" in told
+    assert ('data-do="retry"' in told) == (state == "failed")
+    assert ('data-do="cancel"' in told) == (state != "failed")
+    parts.catalog.update_run(run.id, state="cancelled")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_refused_pictures_are_told_counted_and_can_be_appealed(
+    site: Site, parts: Parts, alice: Household, language: str
+) -> None:
+    studio, style = parts.studio, alice.avatar.style_id
+    run = studio.generate(alice.user.id, alice.model.id, style_ids=[style], count=3)
+    refused = [{"style": style, "reason": "This picture did not pass our checks."}] * 2
+    parts.catalog.update_run(
+        run.id, state="failed", message="None of the pictures passed our checks, so none is shown.",
+        detail={"wanted": 3, "refused": refused, "code": "refused"},
+    )  # fmt: skip
+    visit = visit_of(alice.user, language, person=alice.person.id, run=run.id)
+    told = shown(site.open(visit, "create"))
+    assert visit.words("results_refused", count=2) in told and 'data-local="appeal"' in told
+    asked = replace(visit, said={"kind": "run", "id": run.id, "reason": "A swimmer."})
+    site.shell.studio.appeal(alice.user.id, "run", run.id, str(asked.said["reason"]))
+    told = shown(site.open(visit, "create"))
+    assert "asked-open" in told and 'data-kind="run"' not in told
+    assert visit.words("avatars_refused_more") in shown(site.open(visit, "avatars"))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_comparison_shows_what_came_and_what_did_not(
+    site: Site, parts: Parts, alice: Household, language: str
+) -> None:
+    first, second = parts.studio.compare(
+        alice.user.id, alice.model.id, strength=1.0, beside=Side(alice.model.id, 0.5),
+        style_ids=[alice.avatar.style_id], count=1,
+    )  # fmt: skip
+    visit = visit_of(alice.user, language, person=alice.person.id, run=first.id)
+    assert visit.words("results_coming") in shown(site.open(visit, "create"))
+    for run in (first, second):
+        parts.catalog.update_run(run.id, state="failed", message="")
+    told = shown(site.open(visit, "create"))
+    assert visit.words("compare_missing") in told and visit.words("results_failed") in told
+
+
+def test_the_hosts_page_is_for_hosts_only(parts: Parts, alice: Household, tmp_path: Path) -> None:
+    accounts = tmp_path / "accounts"
+    accounts.touch()
+    settings = parts.settings.model_copy(update={"accounts": str(accounts), "admins": "root, bob"})
+    with gr.Blocks():
+        site = Site(parts.studio, settings, Hosting(parts, Supervisor(settings)))
+    visit = visit_of(alice.user, "en", person=alice.person.id)
+    assert site.open(visit, "host")[site.shell.place].page == "welcome"
+    host = site.pages["host"]
+    for act in (host.show, host.answer):  # type: ignore[attr-defined]
+        with pytest.raises(NotAllowed):
+            act(replace(visit, said={"id": "x", "answer": "y"}))
+    bob = visit_of(parts.studio.user("bob"), "en")
+    assert site.open(bob, "host")[site.shell.place].page == "host"
