@@ -183,7 +183,11 @@ class Catalog:
 
     def active_runs(self, kind: str) -> list[Run]:
         """Runs of a kind that are not over, of all users, oldest first."""
-        return [run for run in self.find(Run, kind=kind) if not run.over]
+        runs = tables.runs
+        query = select(runs).where(runs.c.kind == kind, runs.c.state.not_in(OVER))
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(runs.c.created_at, runs.c.id)).all()
+        return [_record(Run, row._mapping) for row in rows]
 
     def update_run(
         self, run_id: str, *, expected: Collection[str] | None = None, **changes: Any
