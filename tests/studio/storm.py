@@ -18,7 +18,7 @@ from tests.studio.shop import kill, trainers, until
 from tests.studio.toy_training import learned
 from training.result import WEIGHTS
 
-CALM_S, STILL_S = 120.0, 4.0
+CALM_S, STILL_S = 240.0, 4.0
 
 
 class Storm:

@@ -55,7 +55,7 @@ def test_a_database_that_goes_away_is_waited_for(tmp_path, postgres, workers, aw
     page = the_page(parts)
     workers(parts)
     runs = [parts.studio.train(user_id, set_id, steps=150, seed=seed) for seed in (1, 2)]
-    until(lambda: parts.catalog.get_run(runs[0].id).state == "learning", "the learning", 120)
+    until(lambda: parts.catalog.get_run(runs[0].id).state == "learning", "the learning", 240)
     assert page.get(f"/api/runs/{runs[0].id}").status_code == 200
 
     postgres.stop()
@@ -72,7 +72,7 @@ def test_a_database_that_goes_away_is_waited_for(tmp_path, postgres, workers, aw
     finally:
         postgres.start()
 
-    until(lambda: page.get(f"/api/runs/{runs[0].id}").status_code == 200, "the page", 60)
+    until(lambda: page.get(f"/api/runs/{runs[0].id}").status_code == 200, "the page", 240)
     for run in runs:
         until(lambda: parts.catalog.get_run(run.id).over, "the runs to end", 240)  # noqa: B023
         assert parts.catalog.get_run(run.id).state == "done", parts.catalog.get_run(run.id).message
@@ -80,7 +80,7 @@ def test_a_database_that_goes_away_is_waited_for(tmp_path, postgres, workers, aw
     model = parts.studio.models(user_id)[0]
     style = parts.studio.styles("starter")[0].id
     drawing = parts.studio.generate(user_id, model.id, style_ids=[style], count=2)
-    until(lambda: parts.catalog.get_run(drawing.id).over, "the drawing", 60)
+    until(lambda: parts.catalog.get_run(drawing.id).over, "the drawing", 240)
     assert parts.catalog.count(Avatar) == 2
     parts.studio.close()
     parts.close()
@@ -105,9 +105,9 @@ def test_a_disk_that_is_full_is_said_and_nothing_is_lost(small_disk, workers):
     user_id, set_id = ready_set(parts)
     workers(parts)
     first = parts.studio.train(user_id, set_id, steps=10)
-    until(lambda: parts.catalog.get_run(first.id).over, "the first training", 120)
+    until(lambda: parts.catalog.get_run(first.id).over, "the first training", 240)
     second = parts.studio.train(user_id, set_id, steps=200, seed=2)
-    until(lambda: parts.catalog.get_run(second.id).step > 20, "the learning", 60)
+    until(lambda: parts.catalog.get_run(second.id).step > 20, "the learning", 240)
     before = everything(parts)
 
     ballast = small_disk / "ballast"
@@ -120,18 +120,18 @@ def test_a_disk_that_is_full_is_said_and_nothing_is_lost(small_disk, workers):
             )
     assert "nothing that was" in str(refused.value)
     assert before.items() <= everything(parts).items(), "something that was there is lost"
-    until(lambda: not trainers(parts, toys.ToyTrainer.program), "the trainer to notice", 60)
+    until(lambda: not trainers(parts, toys.ToyTrainer.program), "the trainer to notice", 240)
     assert before.items() <= everything(parts).items()
 
     ballast.unlink()
     workers(parts)  # as the supervisor would, had the first one ended for want of room
-    until(lambda: parts.catalog.get_run(second.id).over, "the second training", 60)
+    until(lambda: parts.catalog.get_run(second.id).over, "the second training", 240)
     ended = parts.catalog.get_run(second.id)
     print(f"the run that met the full disk: {ended.state}: {ended.message}")
     if ended.state != "done":
         assert "full" in ended.message and "space" in ended.message
         ended = parts.studio.retry(user_id, second.id)
-        until(lambda: parts.catalog.get_run(ended.id).over, "the third training", 60)
+        until(lambda: parts.catalog.get_run(ended.id).over, "the third training", 240)
         assert parts.catalog.get_run(ended.id).state == "done"
     assert before.items() <= everything(parts).items()
     assert sorted(model.version for model in parts.catalog.find(PersonalModel)) == [1, 2]

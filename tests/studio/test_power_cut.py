@@ -92,7 +92,7 @@ def test_what_was_answered_is_there_and_whole_after_a_power_cut(disk, cuts):
     parts = open_house(disk.place, **TOY)
     worker = toys.start_worker(settings)
     try:
-        until(lambda: all(run.over for run in parts.catalog.find(Run)), "the runs to end", 120)
+        until(lambda: all(run.over for run in parts.catalog.find(Run)), "the runs to end", 240)
         check_records(parts, answered)
     finally:
         worker.kill()

@@ -45,16 +45,16 @@ def test_two_workers_share_the_jobs_and_do_each_once(tmp_path, postgres):
         user_id, set_id = ready_set(here)
         workers = [toys.start_worker(parts.settings) for parts in (here, there)]
         try:
-            until(lambda: here.roster.living() == 2, "both workers", 120)
+            until(lambda: here.roster.living() == 2, "both workers", 240)
             runs = [here.studio.train(user_id, set_id, steps=60, seed=n) for n in range(4)]
             for run in runs:
-                assert finished(here, run, 120).state == "done"
+                assert finished(here, run, 240).state == "done"
             model = here.studio.models(user_id)[0]
             style = here.studio.styles("starter")[0].id
             asked = {"style_ids": [style], "count": 3}
             runs += [here.studio.generate(user_id, model.id, **asked, seed=n) for n in range(4)]
             for run in runs[4:]:
-                assert finished(there, run, 120).state == "done"
+                assert finished(there, run, 240).state == "done"
             assert len(set(workers_of(here, [run.id for run in runs]).values())) == 2
             assert here.catalog.count(PersonalModel) == 4 and here.catalog.count(Avatar) == 12
             check_records(there, [(run.kind, run.id) for run in runs])
@@ -74,21 +74,21 @@ def test_the_other_machine_finishes_what_a_lost_one_began(tmp_path, postgres, mo
         second = None
         try:
             run = here.studio.train(user_id, set_id, steps=60)
-            until(lambda: here.catalog.get_run(run.id).state == moment, f"the {moment}", 120)
+            until(lambda: here.catalog.get_run(run.id).state == moment, f"the {moment}", 240)
             kill(first.pid)
             first.join()
             (lost,) = workers_of(here, [run.id]).values()
             second = toys.start_worker(there.settings, lost_after_s=6.0)
-            ended = finished(there, run, 120)
+            ended = finished(there, run, 240)
             assert ended.state == "done", ended.message
             assert ended.detail["takeovers"]["count"] == 1
             assert workers_of(there, [run.id])[run.id] != lost
             check_records(there, [("train", run.id)])
-            until(lambda: there.roster.living() == 1, "the lost one to be struck off", 30)
+            until(lambda: there.roster.living() == 1, "the lost one to be struck off", 120)
             assert trainers(there, toys.ToyTrainer.program) == []
             assert (
                 not there.work_folder(run.id).exists()
-                or until(lambda: not there.work_folder(run.id).exists(), "working files to go", 30)
+                or until(lambda: not there.work_folder(run.id).exists(), "working files to go", 120)
                 is None
             )
         finally:
@@ -104,18 +104,18 @@ def test_a_worker_that_was_taken_for_dead_and_wakes_up_changes_nothing(tmp_path,
         sleeper = toys.start_worker(here.settings)
         second = None
         try:
-            trained = finished(here, here.studio.train(user_id, set_id, steps=10), 120)
+            trained = finished(here, here.studio.train(user_id, set_id, steps=10), 240)
             style = here.studio.styles("starter")[0].id
             run = here.studio.generate(
                 user_id, trained.detail["model_id"], style_ids=[style], count=12
             )
-            until(lambda: here.catalog.count(Avatar) >= 2, "the first avatars", 60)
+            until(lambda: here.catalog.count(Avatar) >= 2, "the first avatars", 240)
             os.kill(sleeper.pid, signal.SIGSTOP)
             second = toys.start_worker(there.settings, lost_after_s=6.0)
-            until(lambda: "takeovers" in here.catalog.get_run(run.id).detail, "the takeover", 60)
+            until(lambda: "takeovers" in here.catalog.get_run(run.id).detail, "the takeover", 240)
             os.kill(sleeper.pid, signal.SIGCONT)
-            assert finished(there, run, 60).state == "done"
-            until(lambda: sleeper.exitcode is not None, "the sleeper to end itself", 30)
+            assert finished(there, run, 240).state == "done"
+            until(lambda: sleeper.exitcode is not None, "the sleeper to end itself", 120)
             assert sleeper.exitcode == toys.worker.STRUCK_OFF
             time.sleep(0.5)
             check_records(there, [("generate", run.id)])

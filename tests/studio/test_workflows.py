@@ -79,7 +79,7 @@ def test_what_is_asked_within_a_second_is_done_in_the_order_that_was_said(house)
     assert parts.workflows.ahead_of_next("generate", second.user.id) == 5
     worker = toys.start_worker(parts.settings)
     try:
-        until(lambda: not parts.catalog.active_runs("generate"), "all drawings", 120)
+        until(lambda: not parts.catalog.active_runs("generate"), "all drawings", 240)
     finally:
         worker.kill()
         worker.join()
