@@ -64,13 +64,19 @@ def named(found):
 
 def test_doctor_says_of_everything_what_it_is_and_what_to_do(ready, cloud, monkeypatch):
     monkeypatch.setenv("AVATAR_AWS_TRAINER_INSTANCE", "ml.g5.2xlarge")
-    cloud.quotas.quotas["ml.g5.2xlarge for training job usage"] = 0.0
+    cloud.quotas.quotas |= {
+        "ml.g5.2xlarge for training job usage": 0.0,
+        "ml.g5.2xlarge for spot training job usage": 3.0,
+        "ml.g5.2xlarge for endpoint usage": 1.0,
+    }
     code, found = ready("doctor")
     checks = named(found)
     assert code == 1
     for name in ("identity", "bucket", "Rekognition", "Comprehend", "role", "JumpStart model"):
         assert checks[name]["ok"], checks[name]
     assert "123456789012" in checks["identity"]["detail"]
+    assert checks["quota for spot training jobs"]["ok"] and checks["quota for endpoints"]["ok"]
+    assert "is 0" in checks["quota for training jobs"]["detail"]
     assert not checks["quota for training jobs"]["ok"]
     assert "Service Quotas" in checks["quota for training jobs"]["fix"]
     assert "absent" in checks["endpoint"]["detail"]

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
 from tests.aws.server.faults import Fault, FaultPlan, spoil
-from tests.aws.server.shapes import Refused, operation_model, read, write
+from tests.aws.server.shapes import Refused, operation_model, read, service_model, write
 
 _CREDENTIAL = re.compile(r"Credential=([^/]+)/\d{8}/([^/]+)/([^/]+)/aws4_request")
 
@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused("MissingAuthenticationTokenException", "Missing Authentication Token")
         if match[1] == "expired":
             raise Refused("ExpiredTokenException", "The security token included is expired")
-        if match[3] != service.removesuffix("-runtime"):
+        if match[3] != service_model(service).signing_name:
             raise Refused("SignatureDoesNotMatch", f"signed for {match[3]}, not {service}", 403)
         return match[2]
 
