@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 from typing import Any, Protocol
@@ -91,10 +90,15 @@ class Home:
         self._shift = Shift()
         engines = Engines(settings, parts.bases, parts.machine)
         self._drawing = Drawing(self.parts, self._shift, engines)
-        self.answer: Callable[[Any, Any], Any] = Mangum(
-            Signed(api(studio, settings.api_wait_seconds)),
-            lifespan="off",
-        )
+        self._http = Mangum(Signed(api(studio, settings.api_wait_seconds)), lifespan="off")
+
+    def answer(self, event: Any, context: Any) -> Any:
+        """What a request gets. A refusal leaves a line for the alarms, without who and what."""
+        answer = self._http(event, context)
+        if answer["statusCode"] >= 400:
+            told = json.loads(answer["body"])
+            _told({"stage": "answer", "outcome": told["code"], "status": answer["statusCode"]})
+        return answer
 
     def draw(self, run_id: str, request_id: str) -> dict[str, Any]:
         """Draw a run that this function was sent, once, and end it with a sentence."""
