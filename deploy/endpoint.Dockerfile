@@ -11,7 +11,7 @@ ARG BASE_ID=starter-2
 ARG FAMILY=starter
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 HF_HUB_OFFLINE=1 \
-    AVATAR_BASE_ID=$BASE_ID AVATAR_FAMILY=$FAMILY
+    AVATAR_BASE_ID=$BASE_ID AVATAR_FAMILY=$FAMILY AVATAR_DEVICE=cpu
 
 LABEL com.amazonaws.sagemaker.capabilities.multi-models=true
 LABEL com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true
@@ -30,4 +30,4 @@ COPY ${BASE} base
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 # SageMaker appends `serve` and may name another port.
-ENTRYPOINT ["sh", "-c", "exec python -m serving.contract --base base --base-id \"$AVATAR_BASE_ID\" --family \"$AVATAR_FAMILY\" --device cpu --port \"${SAGEMAKER_BIND_TO_PORT:-8080}\""]
+ENTRYPOINT ["sh", "-c", "exec python -m serving.contract --base base --base-id \"$AVATAR_BASE_ID\" --family \"$AVATAR_FAMILY\" --device \"$AVATAR_DEVICE\" --port \"${SAGEMAKER_BIND_TO_PORT:-8080}\""]
