@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from moderation.chain import ModerationConfig, PromptRequest, build
 from moderation.verdict import Decision, Stage
+from prompts.catalog import load_styles
+from prompts.compose import compose
 from serving.request import Rendered
 from studio.drawing import Drawing
 from studio.engines import Engines
@@ -161,3 +164,19 @@ def test_what_fails_or_is_refused_from_afar_is_never_shown(cloudy, aws):
         draw(parts, house, drawer)
     assert refused.value.code == "refused" and "xplicit" not in str(refused.value)
     assert len(drawer.seeds) == parts.settings.picture_attempts
+
+
+@pytest.mark.parametrize("preset", ["general", "brand-safe"])
+def test_every_style_of_the_catalogue_passes_our_own_checks(preset):
+    moderation, styles = build(ModerationConfig(preset=preset)), load_styles()
+    families = ("starter", "sd15", "sd21", "sdxl")
+    shipped = {style.id: style for family in families for style in styles.fitting(family)}
+    assert len(shipped) >= 40
+    composed = {
+        compose(style, person="person", family=family).text: style.id
+        for style in shipped.values()
+        for family in style.families
+    }
+    for text, style_id in composed.items():
+        judged = moderation.prompt(PromptRequest("mit Hut und Brille", style_id, text))
+        assert judged.verdict.allowed, (style_id, text)
