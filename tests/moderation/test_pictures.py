@@ -5,6 +5,7 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
@@ -149,6 +150,20 @@ def test_the_bases_own_safety_checker_decides(
 def test_without_the_extra_nudenet_raises_and_the_chain_would_say_unavailable() -> None:
     with pytest.raises(ImportError):
         nudenet.NudeNetCheck(POLICY, Stage.PICTURE).check([nude(SKINS[0])])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("nudenet") is None, reason="the extra is not there")
+def test_with_the_extra_nudenet_is_chosen_and_lets_portraits_pass() -> None:
+    moderation = build(ModerationConfig())
+    assert moderation.capabilities()["pictures"].startswith("nudenet: ")
+    assert "AGPL" in moderation.capabilities()["pictures"]
+    pictures = [Image.open(path).convert("RGB") for path in SAMPLES[:3]]
+    pictures += [Image.new("I;16", (320, 320), 40_000), Image.new("L", (90, 90))]
+    judged = moderation.pictures(pictures, Stage.PICTURE)
+    assert [j.verdict.decision for j in judged] == [Decision.ALLOW] * len(pictures)
+    assert {f.backend for j in judged for f in j.verdict.findings} == {"nudenet"}
+    found = nudenet._detector().detect(np.ascontiguousarray(np.asarray(pictures[0])[..., ::-1]))
+    assert {part["class"] for part in found} & {"FACE_FEMALE", "FACE_MALE"}, "it does look"
 
 
 def test_pixels_are_squeezed_not_cropped() -> None:
