@@ -54,8 +54,8 @@ MUTATIONS = {
     "rename": Mutation(
         "what is half written never has its name",
         "studio.storage.local:LocalStorage.put",
-        "partial = self._partial()",
-        "partial = target",
+        "self._move(partial, target)",
+        "self._make_folder(target.parent), shutil.copyfile(partial, target)",
         f"{STUDIO}/storage/test_local.py::test_a_write_is_synced_before_it_gets_its_name_and_its_folder_after",
     ),
     "cache": Mutation(

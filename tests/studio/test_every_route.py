@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,14 +28,22 @@ from tests.studio.live import API, PASSWORDS, Visitor, page_of, served
 POLICY = {
     "/healthz": "page",
     "/login": "page",
-    "/login/": "closed",
+    "/login/oidc": "page",
+    "/login/back": "page",
     "/logout": "page",
     "/files/avatars.zip": "owner",
     "/files/export.zip": "own",
     "/files/style/{style_id}": "page",
+    "/files/picture/{avatar_id}": "owner",
     "/files/{kind}/{item_id}": "owner",
     "/links/{signed}": "owner",
     "/api/runs/{run_id}": "owner",
+    "/v1/openapi.json": "page",
+    "/v1/avatars": "own",
+    "/v1/avatars/{drawing_id}": "owner",
+    "/v1/pictures/{name}": "owner",
+    "/classifier": "own",
+    "/classifier/checkToxicity": "own",
     "/": "page",
     "/config": "page",
     "/theme.css": "page",
@@ -136,8 +145,10 @@ def filled(kind: Any, value: str) -> Any:
 
 def asked(who: Visitor, route: Route, address: tuple[str, dict[str, str], Any]) -> httpx.Response:
     path, query, body = address
+    # What programs must or may say: every request is another one, and none waits for its drawing.
+    headers = {"idempotency-key": secrets.token_hex(8), "prefer": "respond-async"}
     with who.http.stream(
-        route.method, path, params=query or None, json=body or None, follow_redirects=False
+        route.method, path, params=query or None, json=body or None, headers=headers
     ) as answer:
         if answer.status_code < 400 and "event-stream" in answer.headers.get("content-type", ""):
             # What never ends, such as a heartbeat, is only begun.

@@ -129,6 +129,29 @@ def test_too_many_files_are_refused_one_by_one_and_the_first_ones_stay(fresh, tm
     assert [p.id for p in fresh.studio.photos(fresh.user_id, fresh.id)] == [p.id for p in kept]
 
 
+def test_more_photos_in_a_day_than_the_host_allows_wait_for_tomorrow(tmp_path):
+    """Counted in the records, so that removing photos makes no room and a restart forgets nothing."""
+    home = tmp_path / "home"
+    parts = open_house(home, photos_per_day=2)
+    user = parts.studio.user("ann").id
+    photo_set = parts.studio.photo_set(user, parts.studio.add_person(user, "Ann").id)
+    for path in sample_photos()[:2]:
+        added = parts.studio.add_photo(user, photo_set.id, path.name, path)
+    parts.studio.remove_photo(user, added.id)
+    parts.studio.close()
+    parts.close()
+    parts = open_house(home, photos_per_day=2)
+    with pytest.raises(UserError, match="added 2 photos in the last 24 hours") as refused:
+        parts.studio.add_photo(user, photo_set.id, "3.webp", sample_photos()[2])
+    assert refused.value.code == "quota"
+    assert len(parts.studio.photos(user, photo_set.id)) == 1
+    other = parts.studio.user("bob").id
+    theirs = parts.studio.photo_set(other, parts.studio.add_person(other, "Bob").id)
+    assert parts.studio.add_photo(other, theirs.id, "3.webp", sample_photos()[2]).key
+    parts.studio.close()
+    parts.close()
+
+
 def test_the_set_counts_up_to_ready_and_says_what_is_missing_or_too_much(fresh):
     assert (fresh.status.accepted, fresh.status.missing, fresh.status.ready) == (0, 2, False)
     for path in sample_photos()[:2]:

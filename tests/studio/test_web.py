@@ -107,6 +107,21 @@ def test_what_the_page_does_not_need_is_closed(local, path):
     assert client.post(path, json={}).status_code in (403, 404)
 
 
+def test_what_gradio_would_do_by_itself_is_off(local, parts):
+    """Each of these is on, or larger, unless it is said otherwise."""
+    gradio_app = next(route for route in local.routes if isinstance(route, Mount)).app
+    page = gradio_app.get_blocks()
+    for name in ("run_history", "enable_monitoring", "show_error", "analytics_enabled", "ssr_mode"):
+        assert not getattr(page, name), name
+    assert page.allowed_paths == [] and page.footer_links == []
+    assert str(parts.settings.home / "storage") in page.blocked_paths
+    assert page.state_session_capacity <= 1000 and page.delete_cache == (3600, 3600)
+    assert page.max_file_size == 80 * 1024**2
+    assert gradio_app.uploaded_file_dir == str(parts.settings.home / "tmp" / "gradio")
+    config = client_of(local).get("/config").json()
+    assert not config.get("mcp_server_url") and not config.get("share_url")
+
+
 def test_the_list_of_open_routes_is_short(local):
     paths = gradio_paths(local)
     assert "/monitoring" in paths and len(paths) > 10, "the list of Gradio's routes is not read"
