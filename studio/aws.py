@@ -90,11 +90,18 @@ def _checks(settings: Settings) -> Iterator[Check]:
         lambda: _jumpstart(settings),
         "Choose one of `avatar-studio aws bases` for AVATAR_AWS_JUMPSTART_MODEL.",
     )
-    yield _tried(
-        "endpoint",
-        lambda: _endpoint(settings),
-        "Run: avatar-studio aws endpoint create (it costs money while it exists).",
-    )
+    if settings.engine != "async":
+        yield _tried(
+            "endpoint",
+            lambda: _endpoint(settings, settings.aws_endpoint),
+            "Run: avatar-studio aws endpoint create (it costs money while it exists).",
+        )
+    if settings.engine == "async" or settings.aws_async_pictures:
+        yield _tried(
+            "asynchronous endpoint",
+            lambda: _endpoint(settings, settings.aws_async_endpoint),
+            "Run: avatar-studio aws async create, and scale when it is in service.",
+        )
 
 
 def _tried(name: str, look: Callable[[], str], fix: str) -> Check:
@@ -198,8 +205,8 @@ def _jumpstart(settings: Settings) -> str:
     return f"{model.id} {model.version} trains on {', '.join(model.instances) or 'any instance'}"
 
 
-def _endpoint(settings: Settings) -> str:
-    state = hosting(settings).state(settings.aws_endpoint)
+def _endpoint(settings: Settings, name: str) -> str:
+    state = hosting(settings).state(name)
     if state.state != "in service":
         reason = f": {state.reason}" if state.reason else ""
         raise BackendError(f"The endpoint {state.name} is {state.state}{reason}.")

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 
+import boto3
 import pytest
 
 from studio import aws as aws_room
@@ -43,14 +44,37 @@ http.server.HTTPServer(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])),
 """
 
 
+ORDERS = """
+import http.server, json, os, tempfile
+from pathlib import Path
+from PIL import Image
+from serving import orders
+from serving.request import Rendered
+class H(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def do_POST(self):
+        folder = Path(tempfile.mkdtemp())
+        (folder / "order").write_bytes(self.rfile.read(int(self.headers["Content-Length"])))
+        order, model = orders.unpack(folder / "order", folder)
+        grey = Image.new("RGB", (64, 64), (128, 128, 128))
+        answer = orders.answered(
+            [Rendered(r.id, grey, r.seed, 2, 0.1) for r in order.requests(model)]
+        )
+        self.send_response(200); self.end_headers()
+        self.wfile.write(answer.model_dump_json().encode())
+http.server.HTTPServer(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), H).serve_forever()
+"""
+
+
 @pytest.fixture
-def shop(cloud, tmp_path, monkeypatch):
+def shop(cloud, tmp_path, monkeypatch, request):
     for name in ("IAM", "STS"):
         monkeypatch.setenv(f"AWS_ENDPOINT_URL_{name}", cloud.s3_url)
     parts = open_shop(
         tmp_path / "home", storage=f"s3://{cloud.bucket}/studio", moderation="aws",
-        trainer="sagemaker", engine="endpoint", aws_role=ROLE, aws_poll_seconds=0.1,
-        aws_trainer_image=f"{REGISTRY}/states:1",
+        trainer="sagemaker", engine=getattr(request, "param", "endpoint"), aws_role=ROLE,
+        aws_poll_seconds=0.1, aws_trainer_image=f"{REGISTRY}/states:1",
     )  # fmt: skip
     cloud.endpoints.programs["avatar-endpoint"] = lambda definition: [sys.executable, "-c", GREY]
     yield parts
@@ -218,6 +242,39 @@ def test_an_endpoint_that_is_cold_then_busy_then_gone(shop, cloud, drawer):
         "The endpoint avatars is not in service. "
         "Run: avatar-studio aws endpoint status --name avatars"
     )
+
+
+@pytest.mark.parametrize("shop", ["async"], indirect=True)
+def test_orders_of_the_studio_wait_for_a_machine_and_then_for_none(shop, cloud, drawer):
+    host, draw, told = drawer
+    cloud.endpoints.programs["avatar-endpoint"] = lambda definition: [sys.executable, "-c", ORDERS]
+    settings = shop.settings
+    plan = aws_room.async_plan(
+        settings, image=f"{REGISTRY}/avatar-endpoint:1", instance="ml.c5.xlarge", most=1
+    )
+    host.create(plan)
+    until(lambda: host.state(plan.name).state == "in service", "the endpoint", 120)
+    host.scale(plan)
+    cloud.scaling.scale_in(plan.name)
+    done = draw()
+    assert done.state == "done" and len(done.detail["avatar_ids"]) == 1
+    assert "Your pictures are in line; the drawing machine starts when it is needed." in told
+    (call,) = cloud.server.called("InvokeEndpointAsync")
+    assert call.parameters["path"] == f"/endpoints/{plan.name}/async-invocations"
+    assert cloud.stored("studio-orders/") == []
+    host.delete(plan.name)
+    with pytest.raises(UserError) as caught:
+        draw()
+    assert str(caught.value) == (
+        "The endpoint avatars-async is not in service. "
+        "Run: avatar-studio aws async status --name avatars-async"
+    )
+    user_id, person_id = done.user_id, done.person_id
+    key = f"studio-orders/out/{user_id}/{person_id}/m/late.out"
+    boto3.client("s3").put_object(Bucket=cloud.bucket, Key=key, Body=b"a late result")
+    receipt = shop.studio.erase_person(user_id, person_id)
+    assert receipt.avatars == 1 and not any("recycled" in words for words in receipt.remains)
+    assert cloud.stored("studio-orders/") == []
 
 
 def test_s3_that_is_slow_silent_or_refuses_credentials(bucket, s3_url, tmp_path, monkeypatch):

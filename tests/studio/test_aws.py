@@ -151,6 +151,39 @@ def test_the_endpoint_from_nothing_to_nothing(ready, cloud, tmp_path):
     assert ready("endpoint", "status")[1]["remains"].startswith("nothing")
 
 
+def test_the_asynchronous_endpoint_from_nothing_to_nothing(ready, cloud, monkeypatch):
+    ping = (
+        "import http.server, os\n"
+        "class H(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200); self.end_headers()\n"
+        "http.server.HTTPServer(('127.0.0.1', int(os.environ['SAGEMAKER_BIND_TO_PORT'])), H)"
+        ".serve_forever()\n"
+    )
+    cloud.endpoints.programs["avatar-endpoint"] = lambda definition: [sys.executable, "-c", ping]
+    monkeypatch.setenv("AVATAR_ENGINE", "async")
+    found = named(ready("doctor")[1])["asynchronous endpoint"]
+    assert "absent" in found["detail"] and "aws async create" in found["fix"]
+    image = "123456789012.dkr.ecr.us-east-1.amazonaws.com/avatar-endpoint:1"
+    code, made = ready("async", "create", "--image", image)
+    assert (code, made["endpoint"]["name"]) == (0, "avatars-async")
+    end = time.monotonic() + 60
+    while ready("async", "status")[1]["endpoint"]["state"] == "creating":
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert ready("async", "scale", "--most", "3")[1] == {
+        "endpoint": "avatars-async", "least": 0, "most": 3,
+    }  # fmt: skip
+    cloud.scaling.scale_in("avatars-async")
+    state = ready("async", "status")[1]["endpoint"]
+    assert (state["state"], state["instances"]) == ("in service", 0)
+    assert named(ready("doctor")[1])["asynchronous endpoint"]["ok"]
+    assert "endpoint avatars-async" in ready("async", "delete")[1]["gone"]
+    assert ready("async", "status")[1]["endpoint"]["state"] == "absent"
+    code, told = ready("async", "create", "--image", "x/avatar-endpoint-triton:1")
+    assert code == 1 and "Triton cannot read orders" in told["error"]["message"]
+
+
 def test_an_endpoint_that_aws_would_refuse_is_refused_with_the_reason(ready):
     code, told = ready("endpoint", "create", "--image", "x/y:1", "--instance", "ml.g6.xlarge")
     assert code == 1
