@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
@@ -13,10 +13,17 @@ MAX_SEED = 2**31 - 1
 
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 Id = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9_-]*$")]
-Whole = Annotated[
-    int, BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)
-]
-"""A whole number as JSON Schema has it: 8.0 is one, "8" and true are not."""
+
+
+def _whole(value: Any) -> Any:
+    """JSON Schema's whole numbers: 8.0 is one, "8" and true are not."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Count = Annotated[int, Field(ge=1, le=12), BeforeValidator(_whole)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(_whole)]
+Name = Annotated[str, StringConstraints(max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""A name that people gave; PostgreSQL takes no zero character."""
 
 State = Literal[
     "waiting", "preparing", "learning", "paused", "checking", "saving", "drawing",
@@ -35,15 +42,13 @@ class AvatarWish(Sent):
 
     prompt: Text = Field(default="", description="Free text in English; judged first")
     style: Id = Field(default="", description="A style's id; empty takes the first")
-    model: Annotated[str, StringConstraints(max_length=64)] = Field(
+    model: Name = Field(
         default="", description="Id or name of a personal model of yours; empty takes the newest"
     )
-    count: Whole = Field(default=1, ge=1, le=12, description="How many pictures")
+    count: Count = Field(default=1, description="How many pictures")
     quality: Literal["fast", "balanced", "best"] = "balanced"
     shape: Literal["square", "portrait", "banner", "circle"] = "square"
-    seed: Whole | None = Field(
-        default=None, ge=0, le=MAX_SEED, description="The same seed draws the same"
-    )
+    seed: Seed | None = Field(default=None, description="The same seed draws the same")
     inline: bool = Field(default=False, description="Send the pictures' bytes along, as base64")
 
 
@@ -51,7 +56,7 @@ class TextToCheck(Sent):
     """A text to be judged, as third-party clients of picture models send it."""
 
     text: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT)]
-    weight: float | None = Field(default=None, description="Accepted and not used", strict=False)
+    weight: float | None = Field(default=None, description="Accepted and not used")
 
 
 class Warned(BaseModel):

@@ -130,6 +130,8 @@ def test_up_changed_and_down_again(account, template, code):
     exit_code, changed = run("deploy", *words, "--set", "LogDays=60")
     assert (exit_code, changed["state"]) == (0, "UPDATE_COMPLETE"), changed
     assert run("status")[1]["state"] == "UPDATE_COMPLETE"
+    # moto makes the bucket without what the template says of versions.
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     for number in range(3):  # old versions and a delete marker
         s3.put_object(Bucket=bucket, Key="studio/users/u/a.png", Body=bytes([number]))
     s3.delete_object(Bucket=bucket, Key="studio/users/u/a.png")
