@@ -33,7 +33,7 @@ class Storm:
         self.answers: list[tuple[str, ...]] = []
         self._began = time.monotonic()
         self._workers = [toys.start_worker(parts.settings) for _ in range(workers)]
-        self._visits = 0
+        self._visits = self._heard = 0
         self._visitor, self._ear = self._visit()
 
     def __enter__(self) -> Storm:
@@ -118,7 +118,10 @@ class Storm:
 
     def _kill(self) -> None:
         living = trainers(self.parts, self.program)
-        victims = ["worker", "web", "trainer"] if living else ["worker", "web"]
+        victims = ["worker", "trainer"] if living else ["worker"]
+        # One that was started just now is rarely worth it: it has asked for nothing yet.
+        if len(self.answers) > self._heard or self.chance.random() < 0.2:
+            victims.append("web")
         rare = [1 / (1 + self.kills[victim]) for victim in victims]
         (what,) = self.chance.choices(victims, rare)
         when = f"{time.monotonic() - self._began:6.2f} s"
@@ -129,6 +132,7 @@ class Storm:
             self._visitor.kill()
             self._visitor.join()
             self._listen()
+            self._heard = len(self.answers)
             self._visitor, self._ear = self._visit()
         else:
             place = self.chance.randrange(len(self._workers))
