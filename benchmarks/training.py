@@ -4,10 +4,14 @@
 
 Both run as fresh processes, in turn, with the same base folder (fp32 copy), photos, class pictures,
 steps, rank, layers, batch, precision, threads and seed. Steady speed is taken over the second half
-of the steps. A ratio is ours over the peer's (above 1 is better for us). The strongest of the
-peer's forms counts: stock, and with pre-computed text embeddings and loader workers. The middle
-base has random weights: right for speed, nothing to look at. `--peer-path` is put on the peer's
-PYTHONPATH, for what its script imports and this project does not need (torchvision).
+of the steps, in seconds and in CPU seconds: the latter tell what a run costs on a machine that does
+other work beside. A ratio is ours over the peer's (above 1 is better for us). The strongest of the
+peer's forms counts: stock, and with pre-computed text embeddings and loader workers. Ours draws no
+previews and compares no candidates here, since the peer does not. The class pictures are there
+before, for both; with `--cold N` the peer's stock form also runs once as it does for every new
+person, drawing N of its own first, while ours takes the set that all people share.
+The middle base has random weights: right for speed, nothing to look at. `--peer-path` is put on the
+peer's PYTHONPATH, for what its script imports and this project does not need (torchvision).
 """
 
 from __future__ import annotations
@@ -31,7 +35,13 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.training_base import full_precision, middle_base, peak_memory_mb
+from benchmarks.training_base import (
+    cpu_seconds,
+    full_precision,
+    middle_base,
+    peak_flops,
+    peak_memory_mb,
+)
 from diffusion.bases import family_of, weights_sha256
 from diffusion.load import load_parts
 from training import prior
@@ -52,25 +62,34 @@ PEERS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Timing:
-    """One run: seconds of the whole process, of learning, steady steps a second, peak memory."""
+    """One run: seconds of the whole process, steady steps a second and a CPU second, peak memory,
+    and floating-point operations of a step (ours)."""
 
     name: str
     job_s: float
+    job_cpu_s: float
     steps_per_s: float
+    steps_per_cpu_s: float
     peak_mb: float
     phases: dict[str, float]
+    step_flops: float = 0.0
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Print a table for each base and, last, one line of JSON."""
     given = _arguments(arguments)
-    figures: dict[str, Any] = {"threads": given.threads, "device": given.device}
+    peak = peak_flops(1)
+    figures: dict[str, Any] = {
+        "threads": given.threads,
+        "device": given.device,
+        "peak_gflops_a_thread": round(peak / 1e9, 1),
+    }
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         photos = make_photos(work / "photos")
         for name, folder, steps in _bases(given, work):
-            ours, peers = compare(given, work / name, folder, photos, steps)
-            figures[name] = show(name, ours, peers, steps)
+            ours, peers, cold = compare(given, work / name, folder, photos, steps)
+            figures[name] = show(name, ours, peers, cold, steps, peak)
     print(json.dumps(figures))
 
 
@@ -80,6 +99,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--peer-path", type=Path, help="folder for the peer's PYTHONPATH")
     parser.add_argument("--quick", action="store_true", help="within three minutes on two cores")
     parser.add_argument("--starter", type=Path, default=STARTER)
+    parser.add_argument("--cold", type=int, default=0, help="class pictures the peer draws itself")
     parser.add_argument("--only", choices=["starter", "middle"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -113,8 +133,8 @@ def make_photos(folder: Path) -> Path:
 
 def compare(
     given: argparse.Namespace, work: Path, base: Path, photos: Path, steps: int
-) -> tuple[Timing, list[Timing]]:
-    """Ours and every form of the peer, one after the other."""
+) -> tuple[Timing, list[Timing], Timing | None]:
+    """Ours and every form of the peer, one after the other, and the peer with nothing drawn yet."""
     family = family_of(base)
     ref = BaseRef(id=base.name, family=family, folder=base, sha256=weights_sha256(base))
     classes, size = make_class_set(work / "classes", base, family)
@@ -127,7 +147,11 @@ def compare(
         run_peer(given, work, base, photos, pictures, steps, size, name, flags)
         for name, flags in PEERS.items()
     ]
-    return ours, peers
+    if not given.cold:
+        return ours, peers, None
+    fresh = work / "no-class-pictures"
+    cold = run_peer(given, work, base, photos, fresh, steps, size, "stock, drawing first", ())
+    return ours, peers, cold
 
 
 def make_class_set(folder: Path, base: Path, family: Family) -> tuple[Path, int]:
@@ -177,8 +201,17 @@ def run_ours(
     subprocess.run(command, cwd=PROJECT, env=_environment(given), check=True, capture_output=True)
     job = time.perf_counter() - begun
     figures = json.loads((work / "ours.json").read_text("utf-8"))
-    phases = {key: figures[key] for key in figures if key.endswith("_s")}
-    return Timing("ours", job, steady(figures["marks"]), figures["peak_mb"], phases)
+    phases = {key: figures[key] for key in figures if key.endswith("_s") and key != "cpu_s"}
+    return Timing(
+        "ours",
+        job,
+        figures["cpu_s"],
+        steady(figures["marks"]),
+        steady(figures["cpu_marks"]),
+        figures["peak_mb"],
+        phases,
+        figures["step_flops"],
+    )
 
 
 def run_peer(
@@ -200,7 +233,7 @@ def run_peer(
         "instance_prompt": "a photo of sks person",
         "class_prompt": "a photo of a person",
         "prior_loss_weight": 1.0,
-        "num_class_images": CLASSES,
+        "num_class_images": CLASSES if pictures.exists() else given.cold,
         "output_dir": work / f"peer-{name.replace(' ', '-')}",
         "resolution": size,
         "train_batch_size": BATCH,
@@ -219,19 +252,33 @@ def run_peer(
     for key, value in options.items():
         command += [f"--{key}", str(value)]
     begun = time.perf_counter()
-    marks, log, peak_mb = _follow([*command, *flags], _environment(given, peer=True))
+    seen = _follow([*command, *flags], _environment(given, peer=True))
+    marks, log = seen.marks, seen.log
     job = time.perf_counter() - begun
     if len(marks) < 3:
         raise SystemExit(f"The peer ({name}) did not train:\n{log[-2000:]}")
     phases = {"start_s": marks[0] - begun, "learn_s": marks[-1] - marks[0]}
     phases["save_s"] = job - (marks[-1] - begun)
-    return Timing(name, job, steady(marks), peak_mb, phases)
+    return Timing(
+        name, job, seen.cpu_s, steady(marks), steady(seen.cpu_marks), seen.peak_mb, phases
+    )
 
 
-def _follow(command: list[str], environment: dict[str, str]) -> tuple[list[float], str, float]:
-    """Run to the end -> when each step was seen, the log, the process's peak memory in MB."""
-    marks: dict[int, float] = {}
-    peak_mb = 0.0
+@dataclass(frozen=True)
+class _Seen:
+    """What was seen of a peer's process: by step the time and CPU time, its log, its peaks."""
+
+    marks: list[float]
+    cpu_marks: list[float]
+    log: str
+    cpu_s: float
+    peak_mb: float
+
+
+def _follow(command: list[str], environment: dict[str, str]) -> _Seen:
+    """Run to the end, looking at every line of progress."""
+    marks: dict[int, tuple[float, float]] = {}
+    peak_mb = cpu_s = 0.0
     log = b""
     with subprocess.Popen(
         command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -240,11 +287,18 @@ def _follow(command: list[str], environment: dict[str, str]) -> tuple[list[float
         while chunk := os.read(child.stdout.fileno(), 1 << 16):
             log += chunk
             peak_mb = max(peak_mb, peak_memory_mb(child.pid))
+            cpu_s = max(cpu_s, cpu_seconds(child.pid))
             for match in _STEP.finditer(chunk):
-                marks.setdefault(int(match.group(1)), time.perf_counter())
+                marks.setdefault(int(match.group(1)), (time.perf_counter(), cpu_s))
         child.wait()
     ordered = [marks[step] for step in sorted(marks)]
-    return ordered, log.decode("utf-8", "replace"), peak_mb
+    return _Seen(
+        [seen for seen, _ in ordered],
+        [spent for _, spent in ordered],
+        log.decode("utf-8", "replace"),
+        cpu_s,
+        peak_mb,
+    )
 
 
 def _environment(given: argparse.Namespace, *, peer: bool = False) -> dict[str, str]:
@@ -264,24 +318,37 @@ def steady(marks: list[float]) -> float:
     return 1 / statistics.median(gaps) if gaps else float("nan")
 
 
-def show(name: str, ours: Timing, peers: list[Timing], steps: int) -> dict[str, Any]:
-    """Print the table -> figures with ratios against the strongest peer of each kind."""
+def show(
+    name: str, ours: Timing, peers: list[Timing], cold: Timing | None, steps: int, peak: float
+) -> dict[str, Any]:
+    """Print the table -> figures with ratios against the strongest peer of each kind. `peak` is
+    one thread's operations a CPU second."""
     table = Table(title=f"{name}: {steps} steps of one photo and one class picture, fp32")
-    for column in ("run", "steps/s", "job s", "peak MB", "phases"):
+    for column in ("run", "steps/s", "a CPU s", "job s", "CPU s", "peak MB", "phases"):
         table.add_column(column)
-    for each in (ours, *peers):
+    for each in (ours, *peers, *([cold] if cold else [])):
         phases = ", ".join(f"{key[:-2]} {value:.1f}" for key, value in each.phases.items())
-        table.add_row(
-            each.name, f"{each.steps_per_s:.2f}", f"{each.job_s:.1f}", f"{each.peak_mb:.0f}", phases
-        )
+        numbers = (
+            f"{each.steps_per_s:.2f}", f"{each.steps_per_cpu_s:.2f}", f"{each.job_s:.1f}",
+            f"{each.job_cpu_s:.1f}", f"{each.peak_mb:.0f}",
+        )  # fmt: skip
+        table.add_row(each.name, *numbers, phases)
     Console(width=140).print(table)
-    return {
-        "steps_per_s": round(ours.steps_per_s, 3),
-        "steps_per_s_ratio": round(ours.steps_per_s / max(p.steps_per_s for p in peers), 3),
-        "job_time_ratio": round(min(p.job_s for p in peers) / ours.job_s, 3),
-        "memory_ratio": round(min(p.peak_mb for p in peers) / ours.peak_mb, 3),
-        "phases": {key: round(value, 2) for key, value in ours.phases.items()},
+    figures = {
+        "steps_per_s": ours.steps_per_s,
+        "steps_per_s_ratio": ours.steps_per_s / max(p.steps_per_s for p in peers),
+        "steps_per_cpu_s_ratio": ours.steps_per_cpu_s / max(p.steps_per_cpu_s for p in peers),
+        "job_time_ratio": min(p.job_s for p in peers) / ours.job_s,
+        "job_cpu_ratio": min(p.job_cpu_s for p in peers) / ours.job_cpu_s,
+        "memory_ratio": min(p.peak_mb for p in peers) / ours.peak_mb,
+        "step_gflop": ours.step_flops / 1e9,
+        "share_of_limit": ours.step_flops * ours.steps_per_cpu_s / peak,
     }
+    if cold is not None:
+        figures["job_cold_time_ratio"] = cold.job_s / ours.job_s
+        figures["job_cold_cpu_ratio"] = cold.job_cpu_s / ours.job_cpu_s
+    rounded: dict[str, Any] = {key: round(value, 3) for key, value in figures.items()}
+    return rounded | {"phases": {key: round(value, 2) for key, value in ours.phases.items()}}
 
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import diffusers as stock
+import psutil
 import torch
 import transformers
 
@@ -27,6 +30,34 @@ def peak_memory_mb(pid: int) -> float:
     except OSError:
         return 0.0
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of a living process and its children so far; 0 when that cannot be read.
+
+    On a machine that does other work beside, these tell what a run costs and the clock does not.
+    """
+    spent = 0.0
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            with suppress(psutil.Error):
+                times = each.cpu_times()
+                spent += times.user + times.system
+    return spent
+
+
+def peak_flops(threads: int) -> float:
+    """fp32 operations per CPU second of one thread in a large matrix product, the best of five."""
+    torch.set_num_threads(threads)
+    one, other = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    best = 0.0
+    for _ in range(5):
+        begun = time.process_time()
+        for _ in range(4):
+            torch.mm(one, other)
+        best = max(best, 4 * 2 * 1024**3 / (time.process_time() - begun))
+    return best
 
 
 def full_precision(base: Path, folder: Path) -> Path:

@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = json.loads(parser.parse_args(arguments).settings.read_text("utf-8"))
 
     import torch
+    from torch.utils.flop_counter import FlopCounterMode
 
     from benchmarks.training_base import peak_memory_mb
     from diffusion.load import load_parts
@@ -66,10 +67,11 @@ def main(arguments: list[str] | None = None) -> None:
     captions = tuple(each.captions for each in instances.learned)
     person = Person(request, recipe, moments, captions, classes)
     learner = Learner(parts, [person], accelerator, precision)
-    marks = [time.perf_counter()]
+    marks, cpu_marks = [time.perf_counter()], [time.process_time()]
     while not person.done:
         learner.step()
         marks.append(time.perf_counter())
+        cpu_marks.append(time.process_time())
     learned = time.perf_counter()
     model = export(
         Path(given["out"]),
@@ -82,7 +84,9 @@ def main(arguments: list[str] | None = None) -> None:
         seconds=learned - drawn,
         report={},
     )
-    saved = time.perf_counter()
+    saved, cpu_s = time.perf_counter(), time.process_time()
+    with FlopCounterMode(display=False) as counted:
+        learner.rehearse(precision)
     figures: dict[str, Any] = {
         "import_s": imported - begun,
         "load_s": loaded - imported,
@@ -91,6 +95,9 @@ def main(arguments: list[str] | None = None) -> None:
         "learn_s": learned - drawn,
         "save_s": saved - learned,
         "marks": [mark - begun for mark in marks],
+        "cpu_marks": cpu_marks,
+        "cpu_s": cpu_s,
+        "step_flops": counted.get_total_flops(),
         "peak_mb": peak_memory_mb(os.getpid()),
         "adapter_bytes": model.adapter_bytes,
         "precision": precision.name,
