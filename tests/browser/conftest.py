@@ -10,16 +10,19 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.browser import walk
 from tests.browser.server import ROOT, Server
 from tests.tiny_bases import tiny_base
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
-    "--disable-sync --no-first-run"
+    "--disable-sync --no-first-run --use-fake-device-for-media-stream "
+    "--use-fake-ui-for-media-stream"
 )
 # A busy machine is slow, not broken: what is expected may take a while to appear.
 expect.set_options(timeout=60_000)
 DESKTOP, PHONE = (1280, 900), (390, 844)
+SAMPLES = ROOT / "studio" / "samples" / "person-1"
 Visit = Callable[..., Page]
 
 
@@ -47,6 +50,25 @@ def studio(tmp_path_factory: pytest.TempPathFactory, toy: dict[str, object]) -> 
     server = Server(tmp_path_factory.mktemp("studio") / "home", **toy).start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def trained(browser: Browser, studio: Server) -> str:
+    """A person with a model and four avatars; the name is enough to find them."""
+    page = browser.new_context(locale="en-GB").new_page()
+    page.goto(studio.url)
+    page.wait_for_selector(".page h1")
+    walk.add_person(page, "Trained")
+    page.set_input_files("#drop input[type=file]", [str(p) for p in sorted(SAMPLES.glob("*.webp"))])
+    expect(page.locator(".card[data-photo]")).to_have_count(12, timeout=walk.CARDS_MS)
+    expect(page.locator("#photos-go")).to_be_enabled(timeout=walk.CARDS_MS)
+    walk.go_to_training(page)
+    walk.train(page)
+    page.click(".run-done .key")
+    walk.draw(page, styles=2)
+    expect(page.locator(".results .tile")).to_have_count(4)
+    page.context.close()
+    return "Trained"
 
 
 @pytest.fixture

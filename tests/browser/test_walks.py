@@ -94,6 +94,11 @@ def test_a_kill_in_the_middle_of_training_loses_nothing(
     server = Server(tmp_path / "home", **{**toy, "steps": 400}).start()
     try:
         page = visit(server=server)
+        for place in ("avatars", "people"):  # a studio that nobody has used yet
+            walk.to_place(page, place)
+            expect(page.locator(f"#page-{place} .empty")).to_be_visible()
+            walk.accessible(page)
+        page.get_by_role("button", name="Avatar Studio").click()
         walk.add_sample(page)
         walk.go_to_training(page)
         page.click("#train-start")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 TRAIN_MS = 900_000
@@ -56,3 +57,43 @@ def draw(page: Page, styles: int) -> None:
         ".results[data-state=done], .results[data-state=failed]", timeout=TRAIN_MS
     )
     assert page.locator(".results[data-state=done]").count(), page.locator(".results").inner_text()
+
+
+def accessible(page: Page) -> None:
+    """No serious or critical finding of the accessibility engine in the page as it is now."""
+    found = Axe().run(page).response["violations"]
+    grave = [
+        (one["id"], [node["html"][:160] for node in one["nodes"]])
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert not grave, grave
+
+
+def fits(page: Page) -> None:
+    """Nothing is wider than the window."""
+    wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert wide <= 0, f"{wide} px wider than the window"
+
+
+def to_place(page: Page, name: str) -> None:
+    page.locator(f".places [data-id={name}]").click()
+    page.wait_for_selector(f"#page-{name} h1")
+
+
+def to_step(page: Page, name: str) -> None:
+    page.locator(f".steps [data-id={name}]").click()
+    page.wait_for_selector(f"#page-{name} h1")
+
+
+def touchable(page: Page) -> None:
+    """What a finger must hit is 44 px or larger both ways, or a line of text high (WCAG 2.5.8 asks
+    for 24, the makers of phones for 44)."""
+    small = page.evaluate(
+        """() => [...document.querySelectorAll("button, a.button, select, summary, .tile-select")]
+        .filter((one) => one.closest(".html-container, dialog") && one.checkVisibility())
+        .map((one) => [one.outerHTML.slice(0, 120), one.getBoundingClientRect()])
+        .filter(([, box]) => box.height > 0 && (box.height < 43.5 || box.width < 36))
+        .map(([html, box]) => `${Math.round(box.width)}x${Math.round(box.height)} ${html}`)"""
+    )
+    assert not small, small
