@@ -6,6 +6,7 @@ people, adapters or schedules.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Collection
 from pathlib import Path
@@ -123,6 +124,7 @@ def load_parts(
         loaded._loaded[TEXT_ENCODER] = tuple(_text_encoder(loaded, s) for s in suffixes)
     if UNET in parts:
         loaded._loaded[UNET] = _model(loaded, UNET, UNet2DConditionModel, dtype)
+        _remember_signatures(loaded._loaded[UNET])
     if VAE in parts:
         # Files of SD 1.5 and 2.1 do not state it and decode well in fp16; SDXL's state it.
         upcast = _read_json(folder, "vae/config.json").get("force_upcast", False)
@@ -131,6 +133,22 @@ def load_parts(
     if SAFETY_CHECKER in parts and (folder / SAFETY_CHECKER / "config.json").is_file():
         loaded._loaded[SAFETY_CHECKER] = _safety_checker(loaded)
     return loaded
+
+
+def _remember_signatures(unet: Any) -> None:
+    """Let every attention know its processor's parameters beforehand.
+
+    diffusers' `Attention.forward` looks them up anew at each call, which on a small model costs a
+    twentieth of a step.
+    """
+    for processor in unet.attn_processors.values():
+        call = processor.__call__
+
+        def remembered(*given: Any, _call: Any = call, **named: Any) -> Any:
+            return _call(*given, **named)
+
+        vars(remembered)["__signature__"] = inspect.signature(call)
+        vars(processor)["__call__"] = remembered
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:

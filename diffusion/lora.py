@@ -291,7 +291,7 @@ def _pair(state: Mapping[str, Tensor], key: str, site: Site) -> tuple[Tensor, Te
 
 def _linear(site: Site, rows: _Rows, x: Tensor, output: Tensor) -> Tensor:
     if rows.one is not None:
-        a, b = site.a[rows.one].to(x.dtype), site.b[rows.one].to(x.dtype)
+        a, b = _one(site, rows.one, x.dtype)
         low = x.flatten(0, -2) @ a.t()
         flat = output.flatten(0, -2)
         return torch.addmm(flat, low, b.t(), alpha=rows.strength).view(output.shape)
@@ -304,8 +304,8 @@ def _linear(site: Site, rows: _Rows, x: Tensor, output: Tensor) -> Tensor:
 
 def _conv(site: Site, rows: _Rows, layer: nn.Conv2d, x: Tensor, output: Tensor) -> Tensor:
     if rows.one is not None:
-        a = site.a[rows.one].to(x.dtype).view(site.a_shape)
-        b = site.b[rows.one].to(x.dtype).view(site.b_shape)
+        a, b = _one(site, rows.one, x.dtype)
+        a, b = a.view(site.a_shape), b.view(site.b_shape)
         low = functional.conv2d(x, a, None, layer.stride, layer.padding, layer.dilation)
         return output + functional.conv2d(low, b * rows.strength)
     a, b, scale = _gather(site, rows, x)
@@ -320,6 +320,13 @@ def _conv(site: Site, rows: _Rows, layer: nn.Conv2d, x: Tensor, output: Tensor) 
     low = low.view(block, count, rank, -1).transpose(0, 1) * scale[..., None]
     added = torch.matmul(b[:, None], low)
     return output + added.reshape(output.shape)
+
+
+def _one(site: Site, slot: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """One slot's A [r, in] and B [out, r]. A lone slot is a view, whose gradient needs no copy."""
+    if site.a.shape[0] == 1:
+        return site.a.squeeze(0).to(dtype), site.b.squeeze(0).to(dtype)
+    return site.a[slot].to(dtype), site.b[slot].to(dtype)
 
 
 def _gather(site: Site, rows: _Rows, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -115,7 +115,7 @@ class Learner:
         """AdamW over one person's word, or over their weights."""
         decay = 0.0 if word else self.people[slot].recipe.weight_decay
         parameters = self.words.parameters(slot) if word else self._parameters(slot)
-        fused = self.parts.device.type == "cuda"
+        fused = self.parts.device.type in ("cuda", "cpu")  # one pass over the weights, not ten
         optimiser = torch.optim.AdamW(parameters, lr=1.0, weight_decay=decay, fused=fused or None)
         return self._accelerator.prepare(optimiser)
 
