@@ -62,9 +62,9 @@ def bases(
     as_json: Json = False,
 ) -> None:
     """List the models of JumpStart's public hub whose names contain a part."""
+    from training.aws import asking
     from training.errors import TrainingError
     from training.hub import offers
-    from training.sagemaker import asking
 
     with reporting(as_json) as output:
         try:

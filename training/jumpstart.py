@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from training import bucket
+from training.aws import asking, channel, clients, describe, encryption, job_name
 from training.bucket import Place
 from training.checks import check_request
 from training.errors import TrainingError
@@ -24,16 +25,7 @@ from training.jobs import Handle, job_status, sentence
 from training.pipeline import export_whole, unpack
 from training.recipe import Recipe, plan
 from training.request import Phase, TrainedModel, TrainingRequest, TrainingStatus
-from training.sagemaker import (
-    SLACK_S,
-    SageMakerSettings,
-    asking,
-    channel,
-    clients,
-    describe,
-    encryption,
-    job_name,
-)
+from training.sagemaker import SLACK_S, SageMakerSettings
 
 PICTURE_PX = 512
 RANK = 64

@@ -7,12 +7,10 @@ are read from, and what a job continues from after a spot interruption.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from training import bucket, source
+from training.aws import asking, channel, clients, describe, encryption, job_name
 from training.bucket import Place
 from training.checks import check_request
 from training.errors import TrainingError
@@ -64,30 +63,6 @@ class SageMakerSettings:
     security_groups: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     hash_cache: Path | None = None
-
-
-def clients(region: str, endpoint_url: str = "") -> tuple[Any, Any]:
-    """boto3's S3 and SageMaker clients. Raises `TrainingError` when boto3 is not there."""
-    try:
-        import boto3
-        from botocore.config import Config
-    except ImportError as error:
-        raise TrainingError(
-            "boto3 is not installed, so nothing can be trained on AWS. "
-            "Run: pip install 'avatar-studio[aws]'"
-        ) from error
-    limits = Config(
-        signature_version="v4",
-        connect_timeout=5,
-        read_timeout=60,
-        retries={"mode": "standard", "total_max_attempts": 4},
-    )
-    session = boto3.session.Session(region_name=region)
-    address = endpoint_url or None
-    s3 = session.client(
-        "s3", endpoint_url=address, config=limits.merge(Config(signature_version="s3v4"))
-    )
-    return s3, session.client("sagemaker", endpoint_url=address, config=limits)
 
 
 class SageMakerTrainer:
@@ -372,67 +347,3 @@ class SageMakerTrainer:
         bucket.erase(self._s3, [self.place / f"jobs/{job}"])
         if description["TrainingJobStatus"] in ("Completed", "Failed", "Stopped"):
             self._sagemaker.delete_training_job(TrainingJobName=job)
-
-
-def describe(sagemaker: Any, job: str) -> dict[str, Any] | None:
-    """A job's description, or None for one that AWS does not know."""
-    try:
-        return sagemaker.describe_training_job(TrainingJobName=job)
-    except sagemaker.exceptions.ClientError as error:
-        known = error.response.get("Error", {})
-        if known.get("Code") == "ResourceNotFound" or "not found" in known.get("Message", ""):
-            return None
-        raise
-
-
-def channel(name: str, place: Place) -> dict[str, Any]:
-    """An input channel that copies everything below a prefix to every machine."""
-    source = {
-        "S3DataType": "S3Prefix",
-        "S3Uri": place.uri,
-        "S3DataDistributionType": "FullyReplicated",
-    }
-    return {"ChannelName": name, "DataSource": {"S3DataSource": source}}
-
-
-def encryption(kms_key: str) -> dict[str, str]:
-    key = {"SSEKMSKeyId": kms_key} if kms_key else {}
-    return {"ServerSideEncryption": "aws:kms", **key}
-
-
-def job_name(run_ids: Sequence[str]) -> str:
-    """A name that SageMaker takes (letters, digits, dashes; 63 at most), always the same."""
-    return f"avatar-{hashlib.sha256(chr(10).join(run_ids).encode()).hexdigest()[:40]}"
-
-
-@contextmanager
-def asking(what: str) -> Iterator[None]:
-    """Any fault of boto3 becomes a `TrainingError` with what was wanted and what to do."""
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        raise TrainingError(_advice(what, code, error)) from error
-    except (BotoCoreError, Boto3Error) as error:
-        kind = type(error).__name__
-        raise TrainingError(f"AWS could not be reached to {what} ({kind}).") from error
-
-
-def _advice(what: str, code: str, error: Exception) -> str:
-    if code == "ResourceLimitExceeded":
-        return (
-            f"AWS does not let this account {what}: its quota for this machine is used up or 0. "
-            "Ask for more under Service Quotas, or choose another instance type."
-        )
-    if code in ("ExpiredTokenException", "ExpiredToken", "UnrecognizedClientException"):
-        return f"AWS did not accept the credentials to {what} ({code}). Renew them."
-    if code in ("AccessDeniedException", "AccessDenied"):
-        return (
-            f"The credentials may not {what} ({code}). `avatar-studio aws doctor` says which right."
-        )
-    if code in ("ThrottlingException", "Throttling", "SlowDown", "ServiceUnavailable"):
-        return f"We could not {what}: AWS is busy ({code})."
-    return f"AWS refused to {what} ({code})."

@@ -17,10 +17,11 @@ from PIL import Image
 from diffusion.bases import weights_sha256
 from tests.aws.server.jobs import Plan
 from tests.tiny_bases import tiny_base
+from training.aws import job_name
 from training.errors import TrainingError
 from training.jobs import Handle, job_status, sentence
 from training.request import BaseRef, InstancePhoto, Phase, TrainingRequest, TrainingStatus
-from training.sagemaker import SageMakerSettings, SageMakerTrainer, job_name
+from training.sagemaker import SageMakerSettings, SageMakerTrainer
 
 ROLE = "arn:aws:iam::123456789012:role/avatar-training"
 
