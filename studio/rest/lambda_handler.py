@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from fastapi import FastAPI
 from mangum import Mangum
+from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,7 +30,7 @@ from studio.errors import BackendError, NotAllowed, StudioError, UserError
 from studio.learning import Ended
 from studio.parts import Parts, build
 from studio.records import Run, now
-from studio.rest.problems import problem
+from studio.rest.problems import KIND, problem
 from studio.rest.routes import nothing_here, routes
 from studio.settings import Settings, read_settings
 from studio.shift import Shift
@@ -90,7 +91,12 @@ class Home:
         self._shift = Shift()
         engines = Engines(settings, parts.bases, parts.machine)
         self._drawing = Drawing(self.parts, self._shift, engines)
-        self._http = Mangum(Signed(api(studio, settings.api_wait_seconds)), lifespan="off")
+        self._http = Mangum(
+            Signed(api(studio, settings.api_wait_seconds)),
+            lifespan="off",
+            # What is not named here goes out as base64, which API Gateway would not undo.
+            text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, KIND],
+        )
 
     def answer(self, event: Any, context: Any) -> Any:
         """What a request gets. A refusal leaves a line for the alarms, without who and what."""

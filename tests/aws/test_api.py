@@ -282,6 +282,8 @@ def asked(function, event) -> Answer:
     for name, values in answer.get("multiValueHeaders", {}).items():
         headers[name.lower()] = values[0]
     body = answer["body"].encode()
+    # A REST API without binary types passes base64 on as it is.
+    assert not answer["isBase64Encoded"] or "json" not in headers.get("content-type", "")
     return Answer(
         answer["statusCode"], headers, base64.b64decode(body) if answer["isBase64Encoded"] else body
     )
