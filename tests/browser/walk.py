@@ -74,6 +74,12 @@ def fits(page: Page) -> None:
     """Nothing is wider than the window."""
     wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     assert wide <= 0, f"{wide} px wider than the window"
+    cut = page.evaluate(
+        """() => [...document.querySelectorAll(".panel, .form-card, .notice, dialog[open]")]
+        .filter((one) => one.checkVisibility() && one.getBoundingClientRect().right > innerWidth)
+        .map((one) => one.outerHTML.slice(0, 120))"""
+    )
+    assert not cut, cut
 
 
 def to_place(page: Page, name: str) -> None:
