@@ -96,9 +96,7 @@ def routes(parts: Parts, visitors: Visitors, health: Callable[[], dict[str, Any]
         return _file(path or Path(), 3600)
 
     @router.get("/files/picture/{avatar_id}")
-    def picture(
-        request: Request, avatar_id: str, size: str = "", clear: bool = False
-    ) -> Response:
+    def picture(request: Request, avatar_id: str, size: str = "", clear: bool = False) -> Response:
         """An avatar made ready for a use. Not by link: it is made anew for each who asks."""
         content = studio.picture(user_id(request), avatar_id, size_id=size, clear=clear)
         return Response(content, media_type="image/png", headers={"cache-control": "no-store"})
