@@ -127,7 +127,7 @@ def told(figures: dict[str, float]) -> dict[str, float]:
     ratios: dict[str, Callable[[], float]] = {
         "interactive_ratio": lambda: INTERACTIVE_S / figures["interactive_cold_s"],
         "verdict_ratio": lambda: VERDICT_S / figures["verdict_s"],
-        "idle_ratio": lambda: IDLE_CPU_S / max(figures["idle_watched_cpu_s"], 0.001),
+        "idle_ratio": lambda: IDLE_CPU_S / max(figures["idle_viewer_cpu_s"], 0.005),
     }
     return {k: round(v, 3) for k, v in figures.items()} | {
         name: round(ratio(), 2) for name, ratio in ratios.items()
