@@ -98,6 +98,24 @@ def test_a_training_is_shown_in_every_state(
     parts.catalog.update_run(run.id, state="cancelled")
 
 
+def test_previews_of_several_steps_have_a_slider_and_withheld_ones_are_counted(
+    site: Site, parts: Parts, alice: Household
+) -> None:
+    run = parts.studio.train(alice.user.id, alice.photo_set.id)
+    previews = [
+        {"step": step, "preview_id": f"{run.id}.{step}", "verdict": verdict}
+        for step, verdict in ((5, "allow"), (10, "allow"), (10, "block"))
+    ]
+    visit = visit_of(alice.user, "en", person=alice.person.id, run=run.id)
+    parts.catalog.update_run(run.id, state="learning", detail={"previews": previews[:1]})
+    assert "preview-slide" not in shown(site.open(visit, "train"))
+    parts.catalog.update_run(run.id, detail={"previews": previews})
+    told = shown(site.open(visit, "train"))
+    assert 'data-local="preview-slide"' in told and 'max="1"' in told
+    assert visit.words("run_withheld", count=1) in told
+    parts.catalog.update_run(run.id, state="cancelled")
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_refused_pictures_are_told_counted_and_can_be_appealed(
     site: Site, parts: Parts, alice: Household, language: str
