@@ -125,7 +125,7 @@ def fillings(route: Route, ids: dict[str, str]) -> list[tuple[str, dict[str, str
             route.path,
         )
         path = path.replace("=//", "=/")
-        places: list[dict[str, str]] = [{name: value} for name in route.query] or [{}]
+        places: list[dict[str, str]] = [{}, *({name: value} for name in route.query)]
         body = {name: filled(kind, value) for name, kind in route.body or []}
         if list(body) == ["body"]:
             body = body["body"]
@@ -175,7 +175,8 @@ def site(parts, tmp_path_factory):
         accounts.add(folder / "accounts", name, password)
     goods = furnish(parts, "ann", folder / "ann")
     furnish(parts, "bob", folder / "bob")
-    with served(parts, accounts=str(folder / "accounts"), host="0.0.0.0") as (app, address):
+    changes = {"accounts": str(folder / "accounts"), "host": "0.0.0.0", "api_wait_seconds": 0.2}
+    with served(parts, **changes) as (app, address):
         yield app, address, goods
 
 
