@@ -128,6 +128,11 @@ def draw(page: Page, server: Server) -> None:
     page.wait_for_selector(".results[data-state=done]", timeout=600_000)
     shoot(page, "4-results", full=True)
     compare(page)
+    look_around(page, server)
+
+
+def look_around(page: Page, server: Server) -> None:
+    """The places for what was made, and the host's."""
     page.locator(".places [data-id=avatars]").click()
     page.wait_for_selector("#album .tile")
     page.locator("#album [data-do=favourite]").first.click()
@@ -156,8 +161,9 @@ def draw(page: Page, server: Server) -> None:
 def compare(page: Page) -> None:
     """One style at two strengths, beside each other."""
     page.locator("[data-local=style-like]").nth(1).click()
-    for box in page.locator(".style input:checked").all()[1:]:
-        box.uncheck(force=True)
+    checked = page.locator(".style input:checked")
+    while checked.count() > 1:
+        checked.last.uncheck(force=True)
     page.locator("#create-compare button").first.click()
     page.locator("#compare-with label").nth(1).click()
     page.wait_for_selector("#compare-strength input[type=range]")
