@@ -115,7 +115,7 @@ def test_a_kill_in_the_middle_of_training_loses_nothing(
         again.wait_for_selector(".run")
         again.wait_for_selector(".run-done, .run-failed", timeout=walk.TRAIN_MS)
         assert again.locator(".run-done").count(), again.locator(".run").inner_text()
-        weights = list((server.home / "storage").rglob("models/*/*.safetensors"))
+        weights = list((server.home / "storage").rglob("models/*/*/*.safetensors"))
         assert len(weights) >= 1, "the model was not kept"
         again.click(".run-done .key")
         again.wait_for_selector(".style-grid")
