@@ -14,6 +14,10 @@ from tests.studio.durable_mutants import MUTATIONS
 ROOT = Path(__file__).parent.parent.parent
 
 
+# Minutes on two cores: part of `make soak`, so that `make test` stays within half an hour.
+pytestmark = pytest.mark.soak
+
+
 @pytest.fixture(scope="module")
 def said() -> dict[str, str]:
     """What the tests said in one process of their own, where nothing else can be harmed."""

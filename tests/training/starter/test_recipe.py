@@ -198,7 +198,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path):
         update={"autoencoder": TOY.autoencoder.model_copy(update={"seconds": 4.0})}
     )
     file = tmp_path / "toy.toml"
-    file.write_text(_as_toml(toy.model_dump()), "utf-8")
+    file.write_text(_as_toml(toy.model_dump(exclude_none=True)), "utf-8")
     for kind in pictures.SETS:
         pictures.render(kind, toy, tmp_path / "work" / "pictures")
     call = [sys.executable, "-m", "training.starter", "autoencoder"]
