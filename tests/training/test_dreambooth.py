@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.training.runs import request
-from training import dreambooth
+from training import dreambooth, session
+from training.precision import FP32
 from training.progress import CANCEL, PAUSE, read_status
 from training.request import Phase, TrainingRequest
 from training.result import FOLDER, KOHYA, REPORT, WEIGHTS, WORD, read_result
@@ -100,20 +101,24 @@ def final(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(result / WEIGHTS) | load_file(result / WORD)
 
 
-def test_a_run_that_was_terminated_continues_to_the_same_weights(ask):
+def test_a_run_that_was_terminated_continues_to_the_same_weights(ask, monkeypatch):
+    # Two runs on a busy machine may time the precisions differently; a continued one never does.
+    monkeypatch.setattr(session, "fastest_on_cpu", lambda _attempt: FP32)
     # Many steps, so that the thread that sends the signal sees each place before it is passed.
-    common = {"steps": 400, "preview_every": 400}
+    common = {"steps": 400, "preview_every": 400, "preview_prompts": ("sks person",)}
     whole = ask("starter", "whole", **common)
     assert run(whole) == dreambooth.DONE
     broken = ask("starter", "broken", **common)
     for step in (40, 150, 260):
-        thread = until(
-            lambda step=step: reached(broken.run_folder, step),
-            lambda: os.kill(os.getpid(), signal.SIGTERM),
-        )
-        begun = time.monotonic()
+        when = []
+
+        def terminate(when=when) -> None:
+            when.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        thread = until(lambda step=step: reached(broken.run_folder, step), terminate)
         assert run(broken) == dreambooth.INTERRUPTED
-        assert time.monotonic() - begun < 60
+        assert time.monotonic() - when[0] < 10, "it saves and ends within seconds"
         thread.join()
         status = read_status(broken.run_folder)
         assert status.phase is Phase.WAITING and "continues" in status.note
