@@ -8,9 +8,9 @@ BIN := .venv/bin
 run: .venv/installed
 	$(BIN)/avatar-studio serve
 
-# One thread a process: tests start studios with workers and trainers of their own beside them.
+# Two files at a time, one thread a process: tests start studios, workers and trainers beside them.
 test: .venv/installed-test .venv/browser .venv/postgres check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider -n 2 --dist loadfile
 
 check: .venv/installed-test
 	$(BIN)/ruff format --check .

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import httpx
 import pytest
 from cfnlint.decode import cfn_yaml
 from typer.testing import CliRunner
@@ -36,6 +37,8 @@ def account(monkeypatch, tmp_path) -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     url = f"http://localhost:{server.get_host_and_port()[1]}"
+    # All of moto's servers in one process share one account: other tests' buckets would be here.
+    httpx.post(f"{url}/moto-api/reset").raise_for_status()
     point_boto3_at(monkeypatch, url)
     monkeypatch.setenv("AVATAR_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("AVATAR_AWS_ENDPOINT_URL", url)
