@@ -29,14 +29,15 @@ class Refused(Exception):
 
 def main() -> None:
     limit_self()
-    # Imported before the photo comes, so that the process waits ready.
-    from PIL import Image, ImageCms, ImageOps  # noqa: F401
-
+    get_ready()
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     line = source.readline()
     if not line:
         return
     asked = json.loads(line)
+    if asked["format"] == "HEIF":
+        get_ready_for_heic()
+    seal_self()
     content = source.read(asked["bytes"])
     answer: dict[str, Any]
     pictures: tuple[bytes, ...] = ()
@@ -71,6 +72,40 @@ def limit_self() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
 
+def get_ready() -> None:
+    """Import what opens and writes photos before one comes: the process waits ready, and needs no
+    file afterwards.
+    """
+    from PIL import (  # noqa: F401
+        Image,
+        ImageCms,
+        ImageColor,
+        ImageOps,
+        MpoImagePlugin,
+        TiffImagePlugin,
+        WebPImagePlugin,
+    )
+
+    Image.preinit()
+
+
+def get_ready_for_heic() -> None:
+    import pillow_heif
+
+    pillow_heif.options.DECODE_THREADS = 1
+    pillow_heif.register_heif_opener()
+
+
+def seal_self() -> None:
+    """From here on nothing can be opened: no file and no connection, whatever a decoder is made to
+    run. A system without such limits has the rest of them at most.
+    """
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+
+
 def clean(content: bytes, kind: str, max_pixels: int) -> tuple[dict[str, Any], tuple[bytes, bytes]]:
     """One upright RGB picture without any metadata, and a small one.
 
@@ -80,11 +115,6 @@ def clean(content: bytes, kind: str, max_pixels: int) -> tuple[dict[str, Any], t
     from PIL import Image, ImageOps
 
     Image.MAX_IMAGE_PIXELS = None  # our own cap below is stricter and comes with a sentence
-    if kind == "HEIF":
-        import pillow_heif
-
-        pillow_heif.options.DECODE_THREADS = 1
-        pillow_heif.register_heif_opener()
     with Image.open(io.BytesIO(content), formats=(kind,)) as photo:
         width, height = photo.size
         if width * height > max_pixels or max(width, height) > MAX_SIDE_PX:

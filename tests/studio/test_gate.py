@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import json
+import os
 import struct
 import time
 import zlib
@@ -272,7 +275,7 @@ def test_the_child_runs_under_its_limits_and_knows_none_of_our_secrets(tmp_path,
     monkeypatch.setenv("AVATAR_SIGNING_KEY", "SECRET")
     child = spawn(Path(decode.__file__))
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         limits = Path(f"/proc/{child.pid}/limits")
         while "1610612736" not in limits.read_text() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -280,6 +283,35 @@ def test_the_child_runs_under_its_limits_and_knows_none_of_our_secrets(tmp_path,
         assert b"SECRET" not in Path(f"/proc/{child.pid}/environ").read_bytes()
     finally:
         end(child)
+
+
+CURIOUS = """
+import socket
+from studio import decode
+answers = []
+def clean(*_):
+    for attempt in (socket.socket, lambda: open("/etc/hostname", "rb"), lambda: __import__("wave")):
+        try:
+            attempt()
+            answers.append("opened")
+        except OSError as refused:
+            answers.append(refused.strerror)
+    raise decode.Refused("broken", answers=answers)
+decode.clean = clean
+decode.main()
+"""
+
+
+def test_a_decoder_that_was_taken_over_reaches_no_network_and_no_file(tmp_path):
+    """The real child with a decoder that tries to open a socket, a file and a module."""
+    program = tmp_path / "curious.py"
+    program.write_text(CURIOUS)
+    child = spawn(program)
+    try:
+        said, _ = child.communicate(b'{"bytes": 1, "format": "JPEG", "max_pixels": 1}\nx', 60)
+    finally:
+        end(child)
+    assert json.loads(said)["answers"] == [os.strerror(errno.EMFILE)] * 3
 
 
 def test_no_child_is_left_behind(tmp_path):
