@@ -35,7 +35,7 @@ from training.request import Phase, TrainedModel, TrainingRequest, TrainingStatu
 from training.result import FOLDER, read_result
 
 REQUEST, PROCESS, LOG = "request.json", "process.json", "log.txt"
-_TRIES = 3
+TRIES = 3
 _CANCEL_WITHIN_S = 1.5
 # Idle OpenMP threads that spin take the cores from whatever else this machine does.
 _THREADS_SLEEP = ("OMP_WAIT_POLICY=PASSIVE", "GOMP_SPINCOUNT=0")
@@ -97,7 +97,7 @@ class LocalTrainer:
         step = status.step if status is not None else 0
         before = int(process.get("failures", 0)) if step <= int(process.get("step", 0)) else 0
         failures = before + (self._exit_code(folder) != INTERRUPTED)
-        if failures > _TRIES:
+        if failures > TRIES:
             return self._give_up(folder)
         self._spawn(folder, failures, step)
         return status or TrainingStatus(phase=Phase.WAITING)
@@ -211,7 +211,7 @@ class LocalTrainer:
             child.wait()
 
     def _give_up(self, folder: Path) -> TrainingStatus:
-        sentence = f"The training process ended unexpectedly {_TRIES + 1} times; see its log."
+        sentence = f"The training process ended unexpectedly {TRIES + 1} times; see its log."
         progress = Progress(folder, read_status(folder))
         progress.end(Phase.FAILED, sentence)
         return progress.status

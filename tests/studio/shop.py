@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import json
 import os
 import shutil
 import signal
@@ -23,7 +24,7 @@ from studio.records import PersonalModel, PhotoSet, Run
 from studio.sample import sample_photos
 from studio.settings import child_environment
 from tests.studio.house import open_house
-from training.local import LocalTrainer
+from training.local import PROCESS, TRIES, LocalTrainer
 
 PATIENCE_S = 400.0
 TOY = {"min_photos": 3, "threads": 1, "log_level": "WARNING"}
@@ -117,6 +118,16 @@ def trainers(parts: Parts, program: str = LocalTrainer.program) -> list[psutil.P
         if alive and program in line and str(parts.settings.home) in line:
             found.append(process)
     return found
+
+
+def may_die(trainer: psutil.Process) -> bool:
+    """Whether its run goes on if this process dies: what died too often without a step of progress
+    is given up, as it should be. Slow machines get there before a trainer has begun."""
+    with suppress(psutil.Error, OSError, ValueError):
+        line = trainer.cmdline()
+        folder = Path(line[line.index("--request") + 1]).parent
+        return int(json.loads((folder / PROCESS).read_text("utf-8"))["failures"]) < TRIES
+    return False
 
 
 def kill(pid: int) -> None:

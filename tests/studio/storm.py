@@ -14,7 +14,7 @@ from studio.delivery import grown, marked_png, shaped, slot_id
 from studio.parts import Parts
 from studio.records import Avatar, Person, PersonalModel, Photo, Run
 from tests.studio import toys
-from tests.studio.shop import kill, trainers, until
+from tests.studio.shop import kill, may_die, trainers, until
 from tests.studio.toy_training import learned
 from training.result import WEIGHTS
 
@@ -117,7 +117,7 @@ class Storm:
                 self.answers.append(self._ear.recv())
 
     def _kill(self) -> None:
-        living = trainers(self.parts, self.program)
+        living = [t for t in trainers(self.parts, self.program) if may_die(t)]
         victims = ["worker", "trainer"] if living else ["worker"]
         # One that was started just now is rarely worth it: it has asked for nothing yet.
         if len(self.answers) > self._heard or self.chance.random() < 0.2:

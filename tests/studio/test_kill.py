@@ -19,6 +19,7 @@ from tests.studio.house import open_house
 from tests.studio.shop import (
     end,
     kill,
+    may_die,
     open_shop,
     ready_set,
     start_worker,
@@ -58,7 +59,9 @@ class Crashes:
     def crash(self) -> None:
         """Kill something that is at work; a worker is replaced at once."""
         victims = [("worker", worker.pid) for worker in self.workers]
-        victims += [("trainer", process.pid) for process in trainers(self.parts)]
+        victims += [
+            ("trainer", process.pid) for process in trainers(self.parts) if may_die(process)
+        ]
         what, pid = self.random.choice(victims)
         kill(pid)
         self.done[what] += 1
