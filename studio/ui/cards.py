@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 from zlib import crc32
 
+from moderation.policy import Action, Policy, load_policy
 from moderation.verdict import Decision, Reason
 from prompts.style import Style
 from studio.actions import SetStatus
@@ -197,11 +199,33 @@ def avatar_tile(
         "circle": circle,
         "clear": clear,
         "before": address("photo-preview", before) if before else "",
+        "warning": blurred_words(avatar, words),
         "about": words(
             "avatars_about", width=avatar.width, height=avatar.height, seed=avatar.seed,
             day=day(avatar.created_at, words),
         ),
     }  # fmt: skip
+
+
+def blurred_words(avatar: Avatar, words: Words) -> str:
+    """Why only a blurred copy of this avatar is there, and what helps; empty for a clear one.
+
+    The reason is named where the default policy knows the category of what was found.
+    """
+    verdict = avatar.verdict
+    if verdict.get("action") != Action.BLUR:
+        return ""
+    counted = [one for one in verdict.get("findings", []) if one["score"] >= one["threshold"]]
+    categories = dict.fromkeys(_policy().category(one["label"]) for one in counted)
+    why = [words.known(f"blurred_{category}", "") for category in categories]
+    said = [*filter(None, why)] or [words("blurred_unsure")]
+    fixes = dict.fromkeys(words.say(one["fix"]) for one in verdict.get("reasons", []))
+    return " ".join([*said, words("blurred_copy"), *(fixes or [words("blurred_fix")])])
+
+
+@cache
+def _policy() -> Policy:
+    return load_policy()
 
 
 def refusals(run: Run, names: dict[str, str], words: Words) -> list[dict[str, Any]]:

@@ -139,7 +139,7 @@ window.studio = (() => {
     const dialog = make(`<dialog class="sheet viewer"><button type="button" class="quiet round viewer-close">${icon('<path d="M6.5 6.5l11 11M17.5 6.5l-11 11"/>')}</button>
       <div class="viewer-stage"><button type="button" class="quiet round previous">${icon('<path d="M14.5 6l-6 6 6 6"/>')}</button>
       <img alt=""><button type="button" class="quiet round next">${icon('<path d="M9.5 6l6 6-6 6"/>')}</button></div>
-      <div class="viewer-foot"><p><strong></strong><span class="hint"></span></p><div class="row-actions"></div></div></dialog>`);
+      <div class="viewer-foot"><p><strong></strong><span class="hint"></span></p><p class="viewer-warning"></p><div class="row-actions"></div></div></dialog>`);
     const part = (name) => dialog.querySelector(name);
     part(".viewer-close").setAttribute("aria-label", say.close);
     part(".previous").setAttribute("aria-label", say.previous);
@@ -152,6 +152,7 @@ window.studio = (() => {
       picture.className = tiles[at].querySelector("img").className;
       part("strong").textContent = data.caption;
       part(".hint").textContent = data.about;
+      part(".viewer-warning").textContent = data.warning;
       part(".previous").disabled = at === 0;
       part(".next").disabled = at === tiles.length - 1;
       const load = make('<a class="button key" download></a>');

@@ -10,6 +10,7 @@ import gradio as gr
 import pytest
 
 from studio.actions import Side
+from studio.delivery import Delivery
 from studio.errors import NotAllowed
 from studio.hosting import Hosting
 from studio.parts import Parts
@@ -18,7 +19,7 @@ from studio.supervisor import Supervisor
 from studio.ui.page import Site
 from studio.ui.shell import Place, Updates, Visit
 from studio.ui.strings import LANGUAGES, Words
-from tests.studio.house import Household, furnish, open_house
+from tests.studio.house import Household, drawn, furnish, open_house
 
 PAGES = ("welcome", "photos", "train", "create", "avatars", "people", "host")
 
@@ -135,6 +136,35 @@ def test_refused_pictures_are_told_counted_and_can_be_appealed(
     told = shown(site.open(visit, "create"))
     assert "asked-open" in told and 'data-kind="run"' not in told
     assert visit.words("avatars_refused_more") in shown(site.open(visit, "avatars"))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_blurred_avatar_carries_its_warning_wherever_it_is_shown(
+    site: Site, parts: Parts, alice: Household, language: str
+) -> None:
+    style = alice.avatar.style_id
+    run, other = parts.studio.compare(
+        alice.user.id, alice.model.id, strength=1.0, beside=Side(alice.model.id, 0.5),
+        style_ids=[style], count=1,
+    )  # fmt: skip
+    seen = {"label": "exposed skin", "score": 0.71, "threshold": 0.5}
+    unseen = {"label": "weapons", "score": 0.2, "threshold": 0.9}
+    reason = {"code": "picture_withheld", "message": "", "fix": "Try another seed or style."}
+    verdict = {"action": "blur", "findings": [seen, unseen], "reasons": [reason]}
+    delivery = Delivery(parts.catalog, parts.storage)
+    delivery.avatar(run, f"{style}-0", drawn(alice.model.id, style, verdict=verdict))
+    words = Words(language)
+    warning = " ".join(
+        (words("blurred_exposed_skin"), words("blurred_copy"), words.say(reason["fix"]))
+    )
+    for page in ("create", "avatars"):
+        visit = visit_of(alice.user, language, person=alice.person.id, run=run.id)
+        told = shown(site.open(visit, page))
+        assert told.count(f'class="tile-warning">{warning}</p>') >= 1
+        assert f'data-warning="{warning}"' in told and words("blurred_weapons") not in told
+        assert told.count("tile-badge") == told.count('class="tile-warning"')
+    for one in (run, other):
+        parts.catalog.update_run(one.id, state="done")
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
