@@ -17,7 +17,15 @@ from typing import Annotated, Any, cast
 import typer
 
 from moderation.verdict import Decision
-from studio import accounts, aws_cli, backup_cli, extract_cli, moderation_cli, styles_cli
+from studio import (
+    accounts,
+    appeals_cli,
+    aws_cli,
+    backup_cli,
+    extract_cli,
+    moderation_cli,
+    styles_cli,
+)
 from studio import doctor as doctor_room
 from studio.actions import Quality, Shape
 from studio.console import FAILED, REFUSED, UNCHECKED, USAGE, Output, follow, reporting, run_failed
@@ -57,6 +65,7 @@ app.add_typer(people_app, name="people", no_args_is_help=True)
 app.add_typer(aws_cli.app, name="aws", no_args_is_help=True)
 app.add_typer(moderation_cli.app, name="moderate", no_args_is_help=True)
 app.add_typer(styles_cli.app, name="styles")
+app.add_typer(appeals_cli.app, name="appeals", no_args_is_help=True)
 models_app.command("extract")(extract_cli.extract)
 app.command("backup")(backup_cli.backup)
 app.command("restore")(backup_cli.restore)

@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from studio.cli import app
 from studio.errors import NotAllowed, UserError
 from studio.parts import Parts
 from studio.records import Appeal, Photo
+from studio.settings import child_environment
 from tests.studio.house import Household, furnish, open_house
 
 
@@ -109,3 +112,27 @@ def test_appeals_and_likings_are_exported_and_go_with_their_owner(
     assert studio.like_style(carol.user.id, style, False) == frozenset()
     with pytest.raises(UserError, match="no style"):
         studio.like_style(carol.user.id, "no-such-style", True)
+
+
+def test_the_host_reads_and_answers_in_a_terminal(
+    parts: Parts, alice: Household, refused: Photo
+) -> None:
+    made = parts.studio.appeal(alice.user.id, "photo", refused.id, "Look again.")
+
+    def run(*words: str) -> tuple[int, dict[str, object]]:
+        ended = CliRunner().invoke(
+            app, ["appeals", *words, "--json"], env=child_environment(parts.settings)
+        )
+        return ended.exit_code, json.loads(ended.stdout)
+
+    code, listed = run("list", "--open")
+    assert code == 0
+    (row,) = [one for one in listed["appeals"] if one["id"] == made.id]  # type: ignore[attr-defined]
+    assert (row["kind"], row["reason"], row["answered_at"]) == ("photo", "Look again.", None)
+    code, answered = run("answer", made.id, "It is a text file.")
+    assert (code, answered["answer"]) == (0, "It is a text file.") and answered["answered_at"]
+    assert parts.studio.appeals(alice.user.id)[0].answer == "It is a text file."
+    assert made.id not in str(run("list", "--open")[1])
+    assert run("answer", made.id, " ")[0] == 2
+    code, missing = run("answer", "nobody's", "Hello.")
+    assert code == 2 and "appeals list" in str(missing)
