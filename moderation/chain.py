@@ -310,6 +310,13 @@ class Moderation:
         ]
         return PendingPictures(every, asked, stage, self.policy, self._guard, self._ledger)
 
+    def prepare_photos(self) -> None:
+        """Load what the first photo's checks would wait for. Raises what loading raises."""
+        for check in (self._layers.photos, *self._layers.pictures.get(Stage.PHOTO, ())):
+            prepare = getattr(check, "prepare", None)
+            if prepare is not None:
+                prepare()
+
     def photo(self, picture: Image) -> PhotoJudgement:
         """Judge one uploaded photo (RGB, upright, decoded by the intake)."""
         shown = self.begin_pictures([picture], Stage.PHOTO)

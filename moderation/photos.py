@@ -307,6 +307,10 @@ class LocalPhotoCheck:
     def __init__(self) -> None:
         self._finder = faces.FaceFinder()
 
+    def prepare(self) -> None:
+        """Load the cascades. Raises when OpenCV is missing."""
+        self._finder.prepare()
+
     def measure(self, picture: Image.Image) -> PhotoFacts:
         """Measure one photo (RGB, upright). Raises when OpenCV is missing."""
         began = time.perf_counter()

@@ -48,6 +48,10 @@ class ExposedSkinCheck:
         self._stage = stage
         self._finder = FaceFinder()
 
+    def prepare(self) -> None:
+        """Load the cascades. Raises when OpenCV is missing."""
+        self._finder.prepare()
+
     def check(self, pictures: Sequence[Image.Image]) -> list[Verdict]:
         """Judge RGB pictures, one verdict each in order."""
         verdicts = []

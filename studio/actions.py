@@ -123,6 +123,10 @@ class StudioActions(Protocol):
         """The person's current set; made when there is none."""
         ...
 
+    def expect_photos(self) -> None:
+        """Somebody will add photos soon: get ready, in the background, what the first one needs."""
+        ...
+
     def add_photo(self, user_id: str, set_id: str, filename: str, content: Path) -> Photo: ...
     def add_sample_person(self, user_id: str) -> Person:
         """A person with the shipped sample photos, through the same intake as anybody's."""

@@ -90,6 +90,7 @@ class Gate:
         self.program = program
         self._room = threading.BoundedSemaphore(parallel)
         self._ready: list[subprocess.Popen[bytes]] = []
+        self._closed = False
         self._lock = threading.Lock()
 
     def open(self, content: Path) -> Decoded | NotDecoded:
@@ -128,12 +129,12 @@ class Gate:
     def warm(self) -> None:
         """Start a process that waits for the next photo, if none waits."""
         with self._lock:
-            if not self._ready:
+            if not self._ready and not self._closed:
                 self._ready.append(spawn(self.program))
 
     def close(self) -> None:
         with self._lock:
-            waiting, self._ready = self._ready, []
+            waiting, self._ready, self._closed = self._ready, [], True
         for child in waiting:
             end(child)
 

@@ -48,6 +48,11 @@ POLICY = (
 )
 
 
+FOREVER = b"public, max-age=31536000, immutable"
+"""For Gradio's files under /assets, whose names carry a hash of what is in them: a second visit
+asks for none of the seventy."""
+
+
 class Guard:
     """The outermost layer of the web app."""
 
@@ -222,9 +227,13 @@ class Guard:
         if session:
             headers["set-cookie"] = cookie(session, secure=secure, framed=self.framed)
 
+        hashed = scope["path"].startswith("/assets/")
+
         async def add(message: Message) -> None:
             if message["type"] == "http.response.start":
                 given = [(k, v) for k, v in message["headers"] if k.lower() != b"server"]
+                if hashed and message["status"] == 200:
+                    given.append((b"cache-control", FOREVER))
                 message["headers"] = given + [(k.encode(), v.encode()) for k, v in headers.items()]
             await send(message)
 

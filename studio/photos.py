@@ -50,6 +50,17 @@ class Photos(People):
             self.catalog.add(made)
             return made
 
+    def expect_photos(self) -> None:
+        """Have a decoder and the checks ready for the first photo, in the background."""
+        threading.Thread(target=self._make_ready, name="expecting", daemon=True).start()
+
+    def _make_ready(self) -> None:
+        try:
+            self._gate.warm()
+            self.moderation.prepare_photos()
+        except Exception:  # what is broken is told with the photo that it concerns
+            log.warning("the intake could not be made ready", exc_info=True)
+
     def add_photo(self, user_id: str, set_id: str, filename: str, content: Path) -> Photo:
         """One uploaded file through the gate and the checks; every outcome is a card in the set.
 

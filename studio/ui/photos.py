@@ -76,6 +76,7 @@ class Photos:
 
     def show(self, visit: Visit) -> Updates:
         person = person_of(self.shell, visit)
+        self.studio.expect_photos()
         head = self.shell.render("photos_head", visit, person=person, examples=EXAMPLES)
         return {self.head: head, self.consent: False} | self.state(visit)
 
@@ -120,10 +121,10 @@ class Photos:
     def _take(self, visit: Visit, files: list[Path], emptied: Updates) -> Iterator[Updates]:
         # The intake goes on when the visitor leaves: what was given is not lost.
         left = list(files)
-        yield emptied | self.state(visit, tuple(file.name for file in list(left)))
         photo_set = self.studio.photo_set(visit.user.id, visit.place.person)
         judged = Event()
         work = started(lambda: self._intake(visit.user.id, photo_set.id, left, judged))
+        yield emptied | self.state(visit, tuple(file.name for file in list(left)))
         while not work.done():
             if judged.wait(LOOK_SECONDS):
                 judged.clear()

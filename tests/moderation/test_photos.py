@@ -1,5 +1,6 @@
 """Photos: the same rule for every backend, and the local backend on drawn portraits."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,3 +151,13 @@ def test_the_local_set_check_says_that_it_compared_nothing() -> None:
     assert LocalPhotoCheck().same_person([sample()]) is None
     (verdict,) = LOCAL.photo_set([sample()])
     assert verdict.findings[0].label == "not compared"
+
+
+def test_faces_are_found_alike_from_many_threads() -> None:
+    check = LocalPhotoCheck()
+    check.prepare()
+    pictures = [sample(), sample().transpose(Image.Transpose.FLIP_LEFT_RIGHT)] * 2
+    alone = [LocalPhotoCheck().measure(one).faces for one in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        together = [facts.faces for facts in pool.map(check.measure, pictures)]
+    assert together == alone and any(alone)

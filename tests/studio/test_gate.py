@@ -364,3 +364,14 @@ def test_mutated_photos_never_break_the_gate(gate, tmp_path, seed, edits, cut):
         assert Image.open(io.BytesIO(result.picture)).mode == "RGB"
     else:
         assert result.reason.message and result.reason.fix
+
+
+def test_a_closed_gate_keeps_no_process_waiting():
+    gate = Gate(max_mb=20, max_mpx=60)
+    gate.warm()
+    (child,) = gate._ready
+    assert child.poll() is None
+    gate.close()
+    assert child.poll() is not None
+    gate.warm()  # the preparation of a photo that nobody adds any more
+    assert gate._ready == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import zipfile
 from contextlib import contextmanager
@@ -71,6 +72,14 @@ def test_every_answer_carries_the_headers(local):
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"
         assert "server" not in headers
+
+
+def test_files_with_a_hash_in_their_name_are_asked_for_once(local):
+    client = client_of(local)
+    script = re.search(r"assets/index-[\w-]+\.js", client.get("/").text)
+    assert script and "immutable" in client.get(f"/{script[0]}").headers["cache-control"]
+    assert "immutable" not in client.get("/assets/none.js").headers.get("cache-control", "")
+    assert "immutable" not in client.get("/").headers.get("cache-control", "")
 
 
 def gradio_paths(app) -> list[str]:
