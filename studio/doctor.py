@@ -142,8 +142,12 @@ def _public(parts: Parts) -> Check:
     return Check(
         "reach",
         not missing,
-        f"others can reach the page on {settings.host}"
-        + (f"; missing: {', '.join(missing)}" if missing else ""),
+        " ".join(
+            [
+                f"Others can reach the page on {settings.host}.",
+                *(f"Missing: {one}." for one in missing),
+            ]
+        ),
         "Set what is missing; until then the studio keeps to the starter, the styles of the "
         "catalogue and sample people.",
     )
@@ -153,14 +157,8 @@ def _choices(parts: Parts) -> list[Choice]:
     settings = parts.settings
     choices = [
         Choice("device", parts.machine.device, parts.machine.reason),
-        Choice("trainer", settings.trainer, "AVATAR_TRAINER"),
-        Choice("engine", settings.engine, "AVATAR_ENGINE"),
-        Choice("moderation", settings.moderation, "AVATAR_MODERATION"),
-        Choice("storage", settings.storage, "AVATAR_STORAGE"),
-    ]
-    choices += [
-        Choice(f"check: {name}", quality, "what the moderation here can do")
-        for name, quality in parts.moderation.capabilities().items()
+        *(_setting(settings, name) for name in ("trainer", "engine", "moderation", "storage")),
+        *(_ability(name, said) for name, said in parts.moderation.capabilities().items()),
     ]
     try:
         base, reason = parts.studio._base()
@@ -168,6 +166,17 @@ def _choices(parts: Parts) -> list[Choice]:
     except StudioError as fault:
         choices.insert(1, Choice("base model", "none", str(fault)))
     return choices
+
+
+def _setting(settings: Settings, name: str) -> Choice:
+    who = "the host chose it" if name in settings.model_fields_set else "the default"
+    return Choice(name, str(getattr(settings, name)), f"{who} (AVATAR_{name.upper()})")
+
+
+def _ability(name: str, said: str) -> Choice:
+    """What a check can tell, from words such as `basic: front views only`."""
+    how, _, why = said.partition(": ")
+    return Choice(f"check: {name}", how, why or "what the moderation here can do")
 
 
 def _tried(name: str, check: Callable[[], Check]) -> Check:

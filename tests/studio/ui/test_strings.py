@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from studio import doctor
 from studio.ui.strings import LANGUAGES, Words, label, language_of, table
+from tests.studio.house import open_house
 
 ROOT = Path(__file__).parent.parent.parent.parent
 UI = ROOT / "studio" / "ui"
@@ -110,3 +112,20 @@ def test_every_reason_on_a_photo_card_has_german_words(module: str) -> None:
     assert said
     german = Words("de")
     assert [one for one in sorted(said) if german.say(one) == one] == []
+
+
+@pytest.mark.parametrize("public", [False, True], ids=["local", "public"])
+def test_every_check_and_choice_of_the_host_has_german_words(public: bool, tmp_path: Path) -> None:
+    parts = open_house(tmp_path, host="0.0.0.0" if public else "127.0.0.1")
+    try:
+        found = doctor.report(parts)
+    finally:
+        parts.studio.close()
+        parts.close()
+    assert parts.settings.public == public
+    told = [one["detail"] for one in found["checks"]] + [one["fix"] for one in found["checks"]]
+    told += [one["reason"] for one in found["choices"]]
+    german = Words("de")
+    parts_of = [part for text in told for part in re.split(r"(?<=\.) ", text) if part]
+    assert len(parts_of) > 15
+    assert [one for one in parts_of if german.say(one) == one] == []
