@@ -274,6 +274,9 @@ class StudioActions(Protocol):
 
     def storage_used(self, user_id: str, person_id: str) -> int: ...
     def health(self) -> dict[str, Any]: ...
+    def workers(self) -> int:
+        """How many workers are alive. With none, runs are kept in line and nothing is done."""
+        ...
 
 
 class HostActions(Protocol):

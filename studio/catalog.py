@@ -282,13 +282,13 @@ class Catalog:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        with _faults_named(self.engine), self.engine.begin() as connection:
+        with faults_named(self.engine), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         engine = self.engine.execution_options(writing=True)
-        with _faults_named(self.engine), engine.begin() as connection:
+        with faults_named(self.engine), engine.begin() as connection:
             yield connection
 
 
@@ -312,7 +312,7 @@ def open_catalog(url: str) -> Catalog:
         if parsed.database and parsed.database != ":memory:":
             _make_home(Path(parsed.database).parent)
         _tune_sqlite(engine)
-    with _faults_named(engine):
+    with faults_named(engine):
         upgrade(engine)
     return Catalog(engine)
 
@@ -362,7 +362,7 @@ def _tune_sqlite(engine: Engine) -> None:
 
 
 @contextmanager
-def _faults_named(engine: Engine) -> Iterator[None]:
+def faults_named(engine: Engine) -> Iterator[None]:
     """Turn the driver's faults into ours, without the statement and its values."""
     try:
         yield

@@ -10,12 +10,13 @@ from typing import Any
 from diffusion.bases import Bases
 from moderation.chain import Moderation
 from prompts.catalog import Styles
-from studio.catalog import Catalog
+from studio.catalog import Catalog, faults_named
 from studio.clients import Clients
 from studio.erasing import Erasing
 from studio.errors import BackendError
 from studio.gate import Gate
 from studio.records import User
+from studio.roster import Roster
 from studio.settings import Settings
 from studio.storage.storage import Storage
 from studio.workflows import Workflows
@@ -62,6 +63,10 @@ class Studio(Clients, Erasing):
         except BackendError:
             parts["base"] = False
         return {"ok": all(parts.values()), "parts": parts, "restricted": self.restricted}
+
+    def workers(self) -> int:
+        with faults_named(self.catalog.engine):
+            return Roster(self.catalog.engine, self.settings.home).living()
 
     def close(self) -> None:
         """End the waiting decoder; nothing else is held."""

@@ -116,11 +116,9 @@ def variety(photos: Sequence[Photo], words: Words) -> list[dict[str, Any]]:
     ]
 
 
-def phase_words(run: Run, ahead: int, name: str, words: Words) -> str:
-    """What a training does now, in words."""
-    if run.state == "waiting":
-        return words("run_say_ahead", count=ahead) if ahead else words("run_say_next")
-    return words(f"run_say_{run.state}", step=run.step, total=run.total, name=name)
+def phase_words(run: Run, line: str, name: str, words: Words) -> str:
+    """What a training does now, in words; `line` is where it stands while it waits."""
+    return line or words(f"run_say_{run.state}", step=run.step, total=run.total, name=name)
 
 
 def percent(run: Run) -> int:

@@ -102,11 +102,12 @@ class Pairs:
         going = next((one for one in runs if not one.over), None)
         title = results_title(
             going or run, visit, len(found), sum(row["count"] for row in refused),
-            self.following.ahead(visit, going) if going else 0, both=True,
+            self.following.line(visit, going) if going else "", both=True,
         )  # fmt: skip
         return self.shell.render(
             "pairs", visit, run=run, other=other, going=going, title=title, pairs=pairs,
             left=self.following.left(visit, going) if going else "",
+            why=self.following.why(visit, going) if going else "",
             labels=self._labels(visit, run, other), refused=refused,
             refused_count=sum(row["count"] for row in refused),
             asked=refusals.asked(self.shell, visit).get(run.id),
@@ -134,15 +135,16 @@ def model_name(model: PersonalModel, words: Words) -> str:
 
 
 def results_title(
-    run: Run, visit: Visit, drawn: int, refused: int, ahead: int, *, both: bool = False
+    run: Run, visit: Visit, drawn: int, refused: int, line: str, *, both: bool = False
 ) -> str:
-    """What a drawing does now or has done, in words; of two runs when `both`."""
+    """What a drawing does now or has done, in words; of two runs when `both`. `line` is where it
+    stands while it waits."""
     words = visit.words
     wanted: Any = int(run.detail.get("wanted", 0)) * (2 if both else 1)
     if run.state == "done":
         return words("results_done", count=drawn) if drawn else words("results_none")
     if run.over:
         return words(f"results_{run.state}")
-    if run.state == "waiting" and not drawn:
-        return words("run_say_ahead", count=ahead) if ahead else words("run_say_next")
+    if line and not drawn:
+        return line
     return words("results_drawing", done=drawn + refused, wanted=max(wanted, drawn + refused))

@@ -215,10 +215,10 @@ class Create:
         wanted = int(detail.get("wanted", 0))
         markup = self.shell.render(
             "results", visit, run=run, left=self.following.left(visit, run), avatars=tiles,
-            title=results_title(run, visit, len(tiles), count, self.following.ahead(visit, run)),
+            title=results_title(run, visit, len(tiles), count, self.following.line(visit, run)),
             select=False, blanks=0 if run.over else max(0, wanted - len(tiles) - count),
             refused=refused, refused_count=count, zip=f"files/avatars.zip?run={run.id}",
-            asked=refusals.asked(self.shell, visit).get(run.id),
+            asked=refusals.asked(self.shell, visit).get(run.id), why=self.following.why(visit, run),
         )  # fmt: skip
         return {self.results: markup}
 

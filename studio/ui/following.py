@@ -33,9 +33,22 @@ class Following:
         except NotAllowed:
             return None
 
-    def ahead(self, visit: Visit, run: Run) -> int:
-        """Runs before this one while it waits; 0 otherwise."""
-        return self.studio.place_in_line(visit.user.id, run.id) if run.state == "waiting" else 0
+    def line(self, visit: Visit, run: Run) -> str:
+        """Where a run that waits stands in line, in words; empty for any other."""
+        if run.state != "waiting":
+            return ""
+        if not self.studio.workers():
+            return visit.words("run_say_waiting")
+        ahead = self.studio.place_in_line(visit.user.id, run.id)
+        return visit.words("run_say_ahead", count=ahead) if ahead else visit.words("run_say_next")
+
+    def why(self, visit: Visit, run: Run) -> str:
+        """What a run that waits is waiting for, in words; empty when there is nothing to say."""
+        if run.state != "waiting":
+            return ""
+        if not self.studio.workers():
+            return visit.words("run_no_worker")
+        return visit.words.say(run.message) if run.message else ""
 
     def left(self, visit: Visit, run: Run) -> str:
         """The time left in words; empty where nothing can be said."""

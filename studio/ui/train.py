@@ -158,12 +158,13 @@ class Train:
         if run is None:
             return {self.progress: ""}
         words = visit.words
-        ahead, left = self.following.ahead(visit, run), self.following.left(visit, run)
+        line, left = self.following.line(visit, run), self.following.left(visit, run)
         markup = self.shell.render(
             "progress", visit, run=run, person=person, left=left,
-            phase=cards.phase_words(run, ahead, person.name, words), percent=cards.percent(run),
+            phase=cards.phase_words(run, line, person.name, words), percent=cards.percent(run),
             phases=cards.phase_list(run), previews=cards.previews(run),
-            report=self._report(visit, run), told=_told(run),
+            report=self._report(visit, run),
+            told=self.following.why(visit, run) or _told(run, words),
         )  # fmt: skip
         return {self.progress: markup}
 
@@ -195,10 +196,10 @@ def likeness_words(value: str, words: Words) -> str:
     return words.known(f"likeness_{value}", value)
 
 
-def _told(run: Run) -> str:
-    """What the flow says beyond the phase: why it waits, or what is drawn first."""
-    said = run.message if run.state in ("waiting", "preparing") else ""
-    return "" if said == "Preparing your photos." else said
+def _told(run: Run, words: Words) -> str:
+    """What the flow says beyond the phase: what is drawn first."""
+    said = run.message if run.state == "preparing" else ""
+    return words.say(said) if said and said != "Preparing your photos." else ""
 
 
 def _quality(value: Any) -> Quality:

@@ -35,7 +35,7 @@ OWN_ONLY = {
     "like_style", "liked_styles", "appeals", "judge_text",
 }  # fmt: skip
 # These take no user at all, or (user) make one from the name of who signed in.
-FOR_ANYBODY = {"user", "styles", "health", "base_choices", "expect_photos"}
+FOR_ANYBODY = {"user", "styles", "health", "workers", "base_choices", "expect_photos"}
 FILES = ("photo", "photo-preview", "avatar", "avatar-preview", "run-preview")
 
 

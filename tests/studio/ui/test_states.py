@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import gradio as gr
@@ -97,6 +98,27 @@ def test_a_training_is_shown_in_every_state(
     assert ('data-do="retry"' in told) == (state == "failed")
     assert ('data-do="cancel"' in told) == (state != "failed")
     parts.catalog.update_run(run.id, state="cancelled")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_no_worker_takes_says_so_and_keeps_its_place(
+    site: Site, parts: Parts, alice: Household, language: str
+) -> None:
+    studio = parts.studio
+    training = studio.train(alice.user.id, alice.photo_set.id)
+    styles = [alice.avatar.style_id]
+    drawing = studio.generate(alice.user.id, alice.model.id, style_ids=styles, count=1)
+    for run, page in ((training, "train"), (drawing, "create")):
+        visit = visit_of(alice.user, language, person=alice.person.id, run=run.id)
+        nobody, next_ = visit.words("run_no_worker"), visit.words("run_say_next")
+        assert "avatar-studio worker" in nobody
+        told = unescape(shown(site.open(visit, page)))
+        assert nobody in told and next_ not in told
+        parts.roster.join()
+        assert nobody not in unescape(shown(site.open(visit, page)))
+        parts.roster.leave()
+        assert studio.run(alice.user.id, run.id).state == "waiting"
+        studio.cancel(alice.user.id, run.id)
 
 
 def test_previews_of_several_steps_have_a_slider_and_withheld_ones_are_counted(
