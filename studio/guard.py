@@ -135,7 +135,8 @@ class Guard:
             wait_s = wait_s or self.uploads.wait_s(user or "") or self.uploads_from.wait_s(where)
         if not wait_s:
             return None
-        answer = _answer(429, f"This is too much in a short time. Wait {wait_s:.0f} seconds.")
+        told = f"This is too much in a short time. Wait {wait_s:.0f} seconds, then try again."
+        answer = _answer(429, _spoken(request.scope, told))
         answer.headers["retry-after"] = str(int(wait_s) + 1)
         return answer
 
@@ -178,7 +179,7 @@ class Guard:
         body = _Counted(receive, most, headers.get(b"content-type", b""), parts)
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > most:
-            await _answer(413, _too_much(most, parts))(scope, receive, send)
+            await _answer(413, _spoken(scope, _too_much(most, parts)))(scope, receive, send)
             return
 
         async def unless_over(message: Message) -> None:
@@ -195,7 +196,7 @@ class Guard:
             self.uploads.add(user, body.come)
             self.uploads_from.add(where, body.come)
         if body.over:
-            await _answer(413, _too_much(most, parts))(scope, receive, send)
+            await _answer(413, _spoken(scope, _too_much(most, parts)))(scope, receive, send)
 
     def _remembering(self, send: Send, user: str) -> Send:
         """Note whose the event or the uploaded files are, from the answer that names them."""
@@ -298,7 +299,18 @@ def _made(answer: bytes) -> list[str]:
 
 
 def _too_much(most: int, parts: int) -> str:
-    return f"At most {parts} files of {most // 1_000_000} MB together can be sent at once."
+    return (
+        f"At most {parts} files of {most // 1_000_000} MB together can be sent at once; none of "
+        "these was taken in. Choose fewer and add them again."
+    )
+
+
+def _spoken(scope: Scope, text: str) -> str:
+    """In the browser's language: the page shows people what an upload of theirs is answered."""
+    from studio.ui.strings import Words, language_of  # Gradio comes with it
+
+    asked: bytes = dict(scope["headers"]).get(b"accept-language", b"")
+    return Words(language_of(asked.decode("latin-1"))).say(text)
 
 
 async def _body(receive: Receive, most: int) -> bytes | None:

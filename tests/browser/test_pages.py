@@ -231,3 +231,20 @@ def test_a_link_to_somebody_elses_run_tells_nothing(visit: Visit) -> None:
     page = visit("?run=AAAAAAAAAAAAAAAAAAAAAA")
     expect(page.locator("#notice [role=alert]")).to_contain_text("could not find that")
     expect(page.locator("#page-welcome h1")).to_be_visible()
+
+
+def test_three_hundred_files_at_once_are_refused_and_what_was_added_stays(
+    visit: Visit, tmp_path: Path
+) -> None:
+    page = visit(language="de-DE")
+    walk.add_person(page, "Three Hundred")
+    first, second = sorted(SAMPLES.glob("*.webp"))[:2]
+    page.set_input_files("#drop input[type=file]", str(first))
+    expect(page.locator(".card[data-photo]")).to_have_count(1, timeout=walk.CARDS_MS)
+    many = [shutil.copyfile(second, tmp_path / f"{number}.webp") for number in range(300)]
+    page.set_input_files("#drop input[type=file]", [str(path) for path in many])
+    told = page.locator("[data-testid=toast-body]")
+    expect(told).to_contain_text("höchstens 60 Dateien", timeout=60_000)
+    expect(told).to_contain_text("Wähle weniger aus")
+    expect(page.locator(".card[data-photo]")).to_have_count(1)
+    expect(page.locator("#drop input[type=file]")).to_have_count(1)
