@@ -6,9 +6,9 @@ import sys
 
 from fastapi import FastAPI
 
-from studio import web
 from studio.errors import BackendError
 from studio.settings import read_settings
+from studio.web import app as web
 
 
 def app() -> FastAPI:

@@ -25,13 +25,13 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from serving.request import Engine, GenerationRequest, Rendered
-from studio.costs import costs
-from studio.drawing import Drawing
+from studio.cloud.costs import costs
 from studio.parts import build
 from studio.records import Person, PersonalModel, User, new_id, now
 from studio.rest.routes import routes
 from studio.settings import Settings
-from studio.shift import Shift
+from studio.work.drawing import Drawing
+from studio.work.shift import Shift
 from tests.aws.fixtures import point_boto3_at
 from tests.aws.server import AwsServer
 from tests.aws.server.comprehend import Comprehend

@@ -28,12 +28,12 @@ from moderation.pictures import PictureChoice
 from moderation.policy import load_policy
 from moderation.verdict import Stage
 from serving.request import Engine, GenerationRequest, Rendered
-from studio.drawing import Drawing
-from studio.engines import Engines
 from studio.parts import Parts, build
 from studio.records import Person, PersonalModel, Run, User, new_id, now
 from studio.settings import Settings
-from studio.shift import Shift
+from studio.work.drawing import Drawing
+from studio.work.engines import Engines
+from studio.work.shift import Shift
 from tests.aws.fixtures import point_boto3_at
 from tests.aws.server import AwsServer
 from tests.aws.server.comprehend import Comprehend

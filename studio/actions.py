@@ -245,7 +245,7 @@ class StudioActions(Protocol):
     def picture(
         self, user_id: str, avatar_id: str, *, size_id: str = "", clear: bool = False
     ) -> bytes:
-        """An avatar as PNG, in a size of `studio.sizes` and with a clear background if asked."""
+        """An avatar as PNG, in a size of `sizes.toml`, with a clear background if asked."""
         ...
 
     def zip_avatars(

@@ -13,7 +13,7 @@ from studio.errors import BackendError, StudioError
 from studio.parts import Parts, build, open_home
 from studio.records import User
 from studio.settings import Settings
-from studio.workflows import prepare_database
+from studio.work.workflows import prepare_database
 
 FREE_GB_WANTED = 2.0
 

@@ -18,20 +18,20 @@ from moderation.chain import build as build_moderation
 from moderation.decisions import Evidence
 from moderation.fetching import fetched
 from prompts.catalog import StyleError, Styles, load_styles
-from studio.accounts import signing_key
-from studio.aws_parts import jumpstart_trainer, published, sagemaker_trainer
 from studio.catalog import Catalog, open_catalog
-from studio.devices import Device
+from studio.cloud.parts import jumpstart_trainer, published, sagemaker_trainer
 from studio.errors import BackendError
 from studio.evidence import Decisions
 from studio.machine import Machine, find_machine
-from studio.roster import Roster
 from studio.settings import Settings, read_settings
 from studio.storage.local import LocalStorage
 from studio.storage.published import PublishingStorage
 from studio.storage.storage import Storage
 from studio.studio import Studio
-from studio.workflows import DurableWorkflows
+from studio.web.accounts import signing_key
+from studio.work.devices import Device
+from studio.work.roster import Roster
+from studio.work.workflows import DurableWorkflows
 from training.request import Trainer
 
 FOLDERS = ("work", "classes", "tmp", "devices", "workers")

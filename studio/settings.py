@@ -164,7 +164,7 @@ class Settings(BaseSettings):
         60.0, ge=0, description="How long a training waits for others to share its job"
     )
     aws_prices_file: Path | None = Field(
-        None, description="Own prices for estimates, in the form of studio/aws_prices.toml"
+        None, description="Own prices for estimates, in the form of studio/cloud/aws_prices.toml"
     )
     aws_jumpstart_model: str = Field(
         "model-txt2img-stabilityai-stable-diffusion-v2-1-base",

@@ -11,15 +11,15 @@ from diffusion.bases import Bases
 from moderation.chain import Moderation
 from prompts.catalog import Styles
 from studio.catalog import Catalog, faults_named
-from studio.clients import Clients
-from studio.erasing import Erasing
+from studio.doors.clients import Clients
+from studio.doors.erasing import Erasing
 from studio.errors import BackendError
-from studio.gate import Gate
+from studio.intake.gate import Gate
 from studio.records import User
-from studio.roster import Roster
 from studio.settings import Settings
 from studio.storage.storage import Storage
-from studio.workflows import Workflows
+from studio.work.roster import Roster
+from studio.work.workflows import Workflows
 
 
 class Studio(Clients, Erasing):

@@ -27,15 +27,15 @@ from moderation.verdict import Decision
 from serving.adapter import CARD, WEIGHTS, Adapter, ServedBase, read_adapter
 from serving.archive import pack, unpack
 from serving.errors import AdapterRefused, ArchiveRefused
-from studio.accounts import Accounts, Signer
+from studio.doors.owned import checked_name
+from studio.doors.photos import shown_name
 from studio.errors import BackendError, UserError
-from studio.gate import Decoded, Gate
-from studio.owned import checked_name
-from studio.photos import shown_name
+from studio.intake.gate import Decoded, Gate
 from studio.settings import Settings, read_settings
+from studio.web.accounts import Accounts, Signer
 from tests.studio.house import open_house
-from tests.studio.test_gate import encoded
-from tests.studio.test_web import API, client_of, opened_app
+from tests.studio.intake.test_gate import encoded
+from tests.studio.web.test_app import API, client_of, opened_app
 from tests.tiny_adapters import tiny_adapter
 from tests.tiny_bases import tiny_base
 

@@ -22,7 +22,7 @@ AWS = {"boto3", "botocore", "sagemaker"}
 # Files named after an AWS service or its part may import its client.
 AWS_FILES = {
     "rekognition.py", "comprehend.py", "s3.py", "sagemaker.py", "jumpstart.py", "endpoint.py",
-    "aws.py", "aws_cli.py", "lambda_handler.py",
+    "aws.py", "lambda_handler.py",
 }  # fmt: skip
 LONGEST_FILE, LONGEST_FUNCTION = 600, 100
 

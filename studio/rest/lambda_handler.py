@@ -22,19 +22,19 @@ from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from studio import retention
-from studio.aws import client
-from studio.drawing import Drawing
-from studio.engines import Engines
+from studio.cloud.aws import client
 from studio.errors import BackendError, NotAllowed, StudioError, UserError
-from studio.learning import Ended
+from studio.keeping import retention
 from studio.parts import Parts, build
 from studio.records import Run, now
 from studio.rest.problems import KIND, problem
 from studio.rest.routes import nothing_here, routes
 from studio.settings import Settings, read_settings
-from studio.shift import Shift
 from studio.studio import Studio
+from studio.work.drawing import Drawing
+from studio.work.engines import Engines
+from studio.work.learning import Ended
+from studio.work.shift import Shift
 
 GIVEN_UP = timedelta(minutes=20)
 """A drawing that nothing was heard of for longer than an invocation can last (15 minutes)."""
@@ -155,7 +155,7 @@ class Home:
 
 
 class Invocations:
-    """`studio.workflows.Workflows` by the function sending itself an event for every drawing.
+    """`studio.work.workflows.Workflows` by the function sending itself an event for every drawing.
 
     Lambda keeps the event, and sends it again when an invocation dies.
     """

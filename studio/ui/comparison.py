@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 
 from studio.actions import Side
-from studio.delivery import slot_id
 from studio.errors import UserError
+from studio.pictures.delivery import slot_id
 from studio.records import PersonalModel, Run
 from studio.ui import cards, refusals
 from studio.ui.following import Following

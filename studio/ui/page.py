@@ -9,9 +9,9 @@ import gradio as gr
 
 from studio.actions import HostActions, StudioActions
 from studio.errors import NotAllowed
+from studio.pictures.sizes import sizes
 from studio.records import Person, Run
 from studio.settings import Settings
-from studio.sizes import sizes
 from studio.ui import avatars, cards, create, host, people, photos, refusals, train, welcome
 from studio.ui.shell import Place, Shell, Updates, Visit
 from studio.ui.strings import table

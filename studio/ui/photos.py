@@ -10,8 +10,8 @@ from typing import Any
 import gradio as gr
 
 from moderation.verdict import Decision
-from studio.erasure import drop_upload
 from studio.errors import NotAllowed, UserError
+from studio.keeping.erasure import drop_upload
 from studio.records import Photo
 from studio.ui import refusals
 from studio.ui.cards import EXAMPLES, meter_words, photo_card, variety

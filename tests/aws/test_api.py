@@ -30,12 +30,13 @@ from pydantic import SecretStr
 from diffusion.load import load_parts
 from serving.adapter import ServedBase
 from serving.published import Published
-from studio import accounts, web
-from studio.aws_parts import endpoint_settings
-from studio.delivery import Delivery
+from studio.cloud.parts import endpoint_settings
 from studio.parts import build
+from studio.pictures.delivery import Delivery
 from studio.records import new_id
 from studio.settings import child_environment
+from studio.web import accounts
+from studio.web import app as web
 from tests.aws import events
 from tests.aws.server.functions import Functions
 from tests.studio.house import open_house

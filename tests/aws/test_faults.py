@@ -13,15 +13,15 @@ import time
 import boto3
 import pytest
 
-from studio import aws as aws_room
-from studio.delivery import Delivery
-from studio.drawing import Drawing
-from studio.engines import Engines
+from studio.cloud import aws as aws_room
 from studio.errors import BackendError, UserError
-from studio.learning import Learning
-from studio.shift import Shift
+from studio.pictures.delivery import Delivery
 from studio.storage import s3 as s3_storage
 from studio.storage.s3 import S3Storage
+from studio.work.drawing import Drawing
+from studio.work.engines import Engines
+from studio.work.learning import Learning
+from studio.work.shift import Shift
 from tests.aws.server.jobs import Plan
 from tests.aws.server.proxy import Proxy
 from tests.aws.test_walk import REGISTRY, ROLE

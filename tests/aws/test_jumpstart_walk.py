@@ -16,7 +16,7 @@ from serving.hosting import Hosting
 from serving.local import LocalEngine
 from serving.plans import EndpointPlan
 from serving.published import EndpointSettings
-from studio import aws as aws_room
+from studio.cloud import aws as aws_room
 from tests.aws.server import jumpstart as hub
 from tests.aws.test_walk import PATIENCE_S, REGISTRY, ROLE, photo_set
 from tests.serving.test_endpoint import apart, asked, in_service

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from studio.devices import GaveUp
-from studio.packing import Packing
+from studio.work.devices import GaveUp
+from studio.work.packing import Packing
 from tests.aws.test_walk import PATIENCE_S, REGISTRY, ROLE
 from tests.studio.shop import finished, open_shop, ready_set, until, worker
 from training.errors import RequestRefused, TrainingError

@@ -14,8 +14,8 @@ import pytest
 
 from diffusion.bases import weights_sha256
 from moderation.verdict import Decision
-from studio import aws as aws_room
-from studio.sample import sample_photos
+from studio.cloud import aws as aws_room
+from studio.intake.sample import sample_photos
 from tests.aws.server.jobs import Plan
 from tests.aws.server.rekognition import Face
 from tests.studio.shop import finished, open_shop, until, worker

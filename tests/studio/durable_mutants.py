@@ -36,28 +36,28 @@ MUTATIONS = {
     ),
     "claim": Mutation(
         "a dead worker's jobs are taken over once",
-        "studio.roster:Roster.claim",
+        "studio.work.roster:Roster.claim",
         "where(workers.c.id == dead_id, free)",
         "where(workers.c.id == dead_id)",
         f"{HERE}/test_roster.py::test_a_killed_worker_is_noticed_at_once_and_claimed_once",
     ),
     "struck": Mutation(
         "a worker that was taken for dead notices it",
-        "studio.roster:Roster.beat",
+        "studio.work.roster:Roster.beat",
         "update(workers).where(mine, workers.c.taken_by.is_(None))",
         "update(workers).where(mine)",
         f"{HERE}/test_roster.py::test_a_worker_elsewhere_is_dead_when_its_beats_stand_still",
     ),
     "clock": Mutation(
         "a worker elsewhere is not dead because a clock was set or we slept",
-        "studio.roster:Roster._is_dead",
+        "studio.work.roster:Roster._is_dead",
         "look - watch.looked > LOST_AFTER_S / 3",
         "False",
         f"{HERE}/test_roster.py::test_a_worker_elsewhere_is_dead_when_its_beats_stand_still",
     ),
     "age": Mutation(
         "nothing goes for its age because a clock was set",
-        "studio.timekeeping:Timekeeper.believable",
+        "studio.keeping.timekeeping:Timekeeper.believable",
         'if steady - known["since"] < DOUBT_S:',
         "if False:",
         f"{HERE}/test_timekeeping.py::"
@@ -72,7 +72,7 @@ MUTATIONS = {
     ),
     "orphans": Mutation(
         "a run whose page was killed before it was enqueued is done all the same",
-        "studio.workflows:DurableWorkflows.mend",
+        "studio.work.workflows:DurableWorkflows.mend",
         "if run.id not in known:",
         "if False:",
         f"{HERE}/test_workflows.py::"
@@ -80,7 +80,7 @@ MUTATIONS = {
     ),
     "ghosts": Mutation(
         "what a worker took after it was struck off is taken over",
-        "studio.roster:Roster.enlist_lost",
+        "studio.work.roster:Roster.enlist_lost",
         "for worker_id in lost:",
         "for worker_id in ():",
         f"{HERE}/test_workflows.py::"
@@ -88,14 +88,14 @@ MUTATIONS = {
     ),
     "turns": Mutation(
         "nobody waits behind another person's twenty runs",
-        "studio.workflows:_next_place",
+        "studio.work.workflows:_next_place",
         "max(mine) // ROUND + 1",
         "max(mine) // ROUND",
         f"{HERE}/test_workflows.py::test_everybody_gets_one_turn_a_round_whoever_asks_for_much",
     ),
     "late": Mutation(
         "a worker that wakes up too late changes nothing that is recorded",
-        "studio.delivery:_attempt",
+        "studio.pictures.delivery:_attempt",
         "new_id()[:12]",
         "'once'",
         f"{HERE}/test_delivery.py::"
@@ -103,7 +103,7 @@ MUTATIONS = {
     ),
     "room": Mutation(
         "a training and a drawing do not run a device out of memory together",
-        "studio.devices:TrainingLease.share",
+        "studio.work.devices:TrainingLease.share",
         'b"" if self._fits(needed) else LEAVE',
         'b""',
         f"{HERE}/test_devices.py::"
@@ -111,7 +111,7 @@ MUTATIONS = {
     ),
     "backup": Mutation(
         "a restore writes nothing of what is no backup",
-        "studio.backup:_checked_names",
+        "studio.keeping.backup:_checked_names",
         "if key == name or parts[0]",
         "if False and parts[0]",
         f"{HERE}/test_backup.py::test_archives_that_are_no_backups_write_nothing[other/file]",

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from studio.delivery import Delivery, Drawn
+from studio.intake.sample import sample_photos
 from studio.parts import Parts, build
+from studio.pictures.delivery import Delivery, Drawn
 from studio.records import Avatar, Person, PersonalModel, Photo, PhotoSet, Run, User
-from studio.sample import sample_photos
 from studio.settings import Settings
 from tests.tiny_bases import tiny_base
 from training.request import TrainedModel

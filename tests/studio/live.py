@@ -17,8 +17,8 @@ from fastapi import FastAPI
 from starlette.routing import Mount
 from starlette.types import ASGIApp
 
-from studio import web
 from studio.parts import Parts
+from studio.web import app as web
 
 API = "/gradio_api"
 PASSWORDS = {"ann": "ann's long sentence", "bob": "bob's long sentence"}

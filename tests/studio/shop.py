@@ -18,11 +18,11 @@ from pathlib import Path
 
 import psutil
 
-from studio.classes import ClassPictures
+from studio.intake.sample import sample_photos
 from studio.parts import Parts
 from studio.records import PersonalModel, PhotoSet, Run
-from studio.sample import sample_photos
 from studio.settings import child_environment
+from studio.work.classes import ClassPictures
 from tests.studio.house import open_house
 from training.local import PROCESS, TRIES, LocalTrainer
 
@@ -82,7 +82,7 @@ def worker(parts: Parts) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def start_worker(parts: Parts) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "studio.worker", "--parent", str(os.getpid())]
+    command = [sys.executable, "-m", "studio.work.worker", "--parent", str(os.getpid())]
     return subprocess.Popen(command, env=child_environment(parts.settings))
 
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from studio.delivery import grown, marked_png, shaped, slot_id
 from studio.parts import Parts
+from studio.pictures.delivery import grown, marked_png, shaped, slot_id
 from studio.records import Avatar, Person, PersonalModel, Photo, Run
 from tests.studio import toys
 from tests.studio.shop import kill, may_die, trainers, until

@@ -20,11 +20,11 @@ from moderation.verdict import Decision, Stage
 from prompts.catalog import load_styles
 from prompts.compose import compose
 from serving.request import Rendered
-from studio.drawing import Drawing
-from studio.engines import Engines
 from studio.errors import UserError
 from studio.records import now
-from studio.shift import Shift
+from studio.work.drawing import Drawing
+from studio.work.engines import Engines
+from studio.work.shift import Shift
 from tests.moderation.test_pictures import nude
 from tests.studio.house import drawn_picture, furnish, open_house
 

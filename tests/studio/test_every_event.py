@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from studio import accounts
+from studio.intake.sample import sample_photos
 from studio.records import User
-from studio.sample import sample_photos
 from studio.ui.strings import Words
+from studio.web import accounts
 from tests.studio.house import Household, furnish, open_house
+from tests.studio.intake.test_gate import encoded
 from tests.studio.live import PASSWORDS, Visitor, file_data, page_of, served
-from tests.studio.test_gate import encoded
 
 NOT_FOUND = Words("en")("notice_not_found")
 FAULTS = [Words("en")(f"notice_{kind}") for kind in ("unexpected", "backend")]

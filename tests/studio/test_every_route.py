@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
-from studio import accounts
-from studio.guard import OPEN
 from studio.records import User
+from studio.web import accounts
+from studio.web.guard import OPEN
 from tests.studio.house import Household, furnish, open_house
 from tests.studio.live import API, PASSWORDS, Visitor, page_of, served
 

@@ -15,8 +15,8 @@ from moderation.verdict import Decision, Stage
 from studio.catalog import open_catalog
 from studio.errors import BackendError
 from studio.evidence import Decisions
+from studio.keeping.retention import sweep
 from studio.records import now
-from studio.retention import sweep
 from studio.statistics import moderation_statistics
 from tests.studio.house import open_house
 

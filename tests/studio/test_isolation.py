@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from studio.actions import Side, StudioActions
-from studio.delivery import Delivery
 from studio.errors import NotAllowed, StudioError
+from studio.intake.sample import sample_photos
+from studio.pictures.delivery import Delivery
 from studio.records import (
     Avatar,
     Consent,
@@ -21,7 +22,6 @@ from studio.records import (
     User,
     new_id,
 )
-from studio.sample import sample_photos
 from tests.studio.house import Household, drawn_picture, furnish, open_house
 
 ACTIONS = {

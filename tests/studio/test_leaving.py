@@ -8,15 +8,15 @@ from datetime import timedelta
 
 import pytest
 
-from studio import accounts
-from studio.forgetting import forget
-from studio.owners import Owners
+from studio.intake.sample import sample_photos
+from studio.keeping.forgetting import forget
+from studio.keeping.retention import sweep
 from studio.records import Erasure, Run, User, now
-from studio.retention import sweep
-from studio.sample import sample_photos
+from studio.web import accounts
+from studio.web.owners import Owners
+from tests.studio.doors.test_erasing import needles, scatter, search
 from tests.studio.house import furnish, open_house
 from tests.studio.shop import end, open_shop, start_worker, until
-from tests.studio.test_erasing import needles, scatter, search
 
 
 @pytest.fixture

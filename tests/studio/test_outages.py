@@ -14,11 +14,11 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from studio import api
-from studio.accounts import Visitors
 from studio.errors import BackendError
+from studio.intake.sample import sample_photos
 from studio.records import Avatar, PersonalModel, Photo
-from studio.sample import sample_photos
+from studio.web import api
+from studio.web.accounts import Visitors
 from tests.studio import toys
 from tests.studio.house import open_house
 from tests.studio.shop import ready_set, trainers, until

@@ -10,9 +10,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from moderation.verdict import Decision, Stage
-from studio.cli import app
+from studio.cli.app import app
 from studio.errors import UserError
-from studio.sample import sample_photos
+from studio.intake.sample import sample_photos
 from tests.moderation.test_pictures import nude
 from tests.studio.house import drawn_picture, furnish, open_house
 

@@ -23,14 +23,15 @@ from PIL import Image
 
 from diffusion.bases import Base
 from serving.request import CancelCheck, GenerationRequest, Rendered, StepHook
-from studio import engines, flows, learning, parts, roster, worker
-from studio.drawing import Drawing
+from studio import parts
 from studio.errors import BackendError, UserError
-from studio.learning import Learning
+from studio.intake.sample import sample_photos
 from studio.parts import Parts
 from studio.records import Run, new_id
-from studio.sample import sample_photos
 from studio.settings import Settings
+from studio.work import engines, flows, learning, roster, worker
+from studio.work.drawing import Drawing
+from studio.work.learning import Learning
 from training.local import LocalTrainer
 
 STEPS, STEP_S = 3, 0.02

@@ -18,9 +18,10 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance as POSITI
 from starlette.testclient import TestClient
 
 from moderation.verdict import Decision
-from studio import accounts, web
-from studio.delivery import Delivery
+from studio.pictures.delivery import Delivery
 from studio.records import Run, Use, new_id, now
+from studio.web import accounts
+from studio.web import app as web
 from tests.studio.house import drawn, furnish, open_house
 
 PASSWORDS = {name: f"{name}'s long sentence" for name in ("ann", "bob", "carl")}

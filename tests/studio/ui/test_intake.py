@@ -10,8 +10,8 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
+from studio.intake.sample import sample_photos
 from studio.parts import Parts
-from studio.sample import sample_photos
 from studio.ui.page import Site
 from studio.ui.shell import Place, Visit
 from studio.ui.strings import Words

@@ -11,15 +11,15 @@ import gradio as gr
 import pytest
 
 from studio.actions import Side
-from studio.delivery import Delivery
+from studio.doors.hosting import Hosting
 from studio.errors import NotAllowed
-from studio.hosting import Hosting
 from studio.parts import Parts
+from studio.pictures.delivery import Delivery
 from studio.records import User
-from studio.supervisor import Supervisor
 from studio.ui.page import Site
 from studio.ui.shell import Place, Updates, Visit
 from studio.ui.strings import LANGUAGES, Words
+from studio.work.supervisor import Supervisor
 from tests.studio.house import Household, drawn, furnish, open_house
 
 PAGES = ("welcome", "photos", "train", "create", "avatars", "people", "host")

@@ -105,7 +105,12 @@ def messages(path: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["moderation/photos.py", "moderation/chain.py", "studio/gate.py", "studio/photos.py"],
+    [
+        "moderation/photos.py",
+        "moderation/chain.py",
+        "studio/intake/gate.py",
+        "studio/doors/photos.py",
+    ],
 )
 def test_every_reason_on_a_photo_card_has_german_words(module: str) -> None:
     said = messages(ROOT / module)

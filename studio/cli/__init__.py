@@ -1,0 +1,1 @@
+"""The studio in a terminal: the verbs of the page, for people and scripts."""

@@ -1,0 +1,435 @@
+"""The studio in a terminal: the same verbs as the page, with JSON and exit codes for scripts.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a check, 4 a check was unavailable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from moderation.verdict import Decision
+from studio import doctor as doctor_room
+from studio.actions import Quality, Shape
+from studio.cli import appeals as appeals_cli
+from studio.cli import aws as aws_cli
+from studio.cli import backup as backup_cli
+from studio.cli import extract as extract_cli
+from studio.cli import moderation as moderation_cli
+from studio.cli import styles as styles_cli
+from studio.cli.console import (
+    FAILED,
+    REFUSED,
+    UNCHECKED,
+    USAGE,
+    Output,
+    follow,
+    reporting,
+    run_failed,
+)
+from studio.cli.listing import (
+    avatar_row,
+    base_row,
+    files_of,
+    make_folder,
+    model_row,
+    person_row,
+    photo_row,
+    print_photos,
+    write_avatar,
+)
+from studio.cloud.costs import cost_words
+from studio.cloud.costs import training as training_cost
+from studio.errors import BackendError, UserError
+from studio.parts import Parts, opened
+from studio.records import Person, Photo, Run
+from studio.settings import read_settings
+from studio.web import accounts
+from studio.work.supervisor import Supervisor
+
+LOCAL_USER = "local"
+WORKER_START_S = 60.0
+
+app = typer.Typer(
+    help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+bases_app = typer.Typer(help="Base models: which there are, and fetching one.")
+models_app = typer.Typer(help="Personal models.")
+people_app = typer.Typer(help="People that models are trained of.")
+accounts_app = typer.Typer(help="Who may sign in.")
+app.add_typer(accounts_app, name="accounts", no_args_is_help=True)
+app.add_typer(bases_app, name="bases", no_args_is_help=True)
+app.add_typer(models_app, name="models", no_args_is_help=True)
+app.add_typer(people_app, name="people", no_args_is_help=True)
+app.add_typer(aws_cli.app, name="aws", no_args_is_help=True)
+app.add_typer(moderation_cli.app, name="moderate", no_args_is_help=True)
+app.add_typer(styles_cli.app, name="styles")
+app.add_typer(appeals_cli.app, name="appeals", no_args_is_help=True)
+models_app.command("extract")(extract_cli.extract)
+app.command("backup")(backup_cli.backup)
+app.command("restore")(backup_cli.restore)
+
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
+AcceptUnsure = Annotated[
+    bool, typer.Option("--accept-unsure", help="Confirm every photo that is your call.")
+]
+
+
+@contextmanager
+def worker(parts: Parts) -> Iterator[Callable[[], None]]:
+    """A worker for this home: the one that runs, or one of our own for as long as we need it.
+
+    Yields a check that raises `BackendError` when our own worker cannot start.
+    """
+    if parts.roster.living():
+        yield lambda: None
+        return
+    own = Supervisor(parts.settings.model_copy(update={"workers": 1}))
+    own.start()
+
+    def check() -> None:
+        health = own.health()[0]
+        if health.restarts >= 3:
+            raise BackendError(
+                f"The worker ended {health.restarts} times (code {health.last_exit}). Its messages "
+                "above say why; `avatar-studio doctor` looks at every part."
+            )
+
+    try:
+        yield check
+    finally:
+        own.stop()
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What works, what was chosen and why, and what to do about the rest."""
+    with reporting(as_json) as output:
+        found = doctor_room.examine(read_settings())
+        bad = [check for check in found["checks"] if not check["ok"]]
+        for check in found["checks"]:
+            output.words(f"{'ok  ' if check['ok'] else 'BAD '} {check['name']}: {check['detail']}")
+            if not check["ok"] and check["fix"]:
+                output.words(f"     {check['fix']}")
+        for choice in found["choices"]:
+            output.words(f"     {choice['part']}: {choice['chosen']} ({choice['reason']})")
+        output.result(found, FAILED if bad else 0)
+
+
+@bases_app.command("list")
+def bases_list(as_json: Json = False) -> None:
+    """The known base models and whether they are on this machine."""
+    with reporting(as_json) as output, opened() as parts:
+        rows = [base_row(parts, base_id) for base_id in (b.id for b in parts.bases.list())]
+        output.table(
+            ("ID", "FAMILY", "HERE", "MEMORY", "LICENCE"),
+            [
+                (r["id"], r["family"], "yes" if r["available"] else "-", f"{r['memory_gb']:g} GB",
+                 r["licence"])
+                for r in rows
+            ],
+        )  # fmt: skip
+        output.result({"bases": rows})
+
+
+@bases_app.command("fetch")
+def bases_fetch(
+    base_id: Annotated[str, typer.Argument(metavar="ID")], as_json: Json = False
+) -> None:
+    """Download a base model. An interrupted download goes on where it stopped."""
+    from rich.progress import DownloadColumn, Progress, TimeRemainingColumn
+
+    with reporting(as_json) as output, opened() as parts:
+        base = parts.bases.get(base_id)
+        output.words(f"{base.name} is licensed under {base.licence}: {base.licence_url}")
+        columns = (*Progress.get_default_columns()[:2], DownloadColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=output.errors, disable=as_json) as progress:
+            task = progress.add_task(base.id, total=None)
+            parts.bases.fetch(
+                base_id, lambda done, total: progress.update(task, completed=done, total=total)
+            )
+        output.words(f"{base.name} is in {base.folder}.")
+        output.result({"bases": [base_row(parts, base_id)]})
+
+
+@app.command()
+def screen(folder: Path, accept_unsure: AcceptUnsure = False, as_json: Json = False) -> None:
+    """Check the photos of a folder as the page would. Nothing is kept."""
+    with (
+        reporting(as_json) as output,
+        tempfile.TemporaryDirectory(prefix="avatar-screen-") as home,
+        opened(read_settings().model_copy(update=_throwaway(Path(home)))) as parts,
+    ):
+        user_id = parts.studio.user(LOCAL_USER).id
+        person = parts.studio.add_person(user_id, "screened")
+        set_id = parts.studio.photo_set(user_id, person.id).id
+        photos = _add(output, parts, user_id, set_id, folder)
+        if accept_unsure:
+            photos = _confirmed(photos, parts.studio.confirm_all(user_id, set_id))
+        status = parts.studio.set_status(user_id, set_id)
+        print_photos(output, photos, status)
+        output.result(
+            {
+                "set": {
+                    "decision": status.decision.value,
+                    "accepted": status.accepted,
+                    "missing": status.missing,
+                },
+                "photos": [photo_row(photo) for photo in photos],
+            },
+            {Decision.ALLOW: 0, Decision.UNAVAILABLE: UNCHECKED}.get(status.decision, REFUSED),
+        )
+
+
+@app.command()
+def train(
+    folder: Path,
+    name: Annotated[str, typer.Option(help="Whose photos these are; also names the model.")],
+    i_have_consent: Annotated[
+        bool,
+        typer.Option(
+            "--i-have-consent",
+            help="The photos show me, or an adult who has given me permission.",
+        ),
+    ] = False,
+    accept_unsure: AcceptUnsure = False,
+    base: Annotated[str, typer.Option(help="Base model id; the best one here by default.")] = "",
+    steps: Annotated[int | None, typer.Option(help="Steps; the recipe decides by default.")] = None,
+    quality: Annotated[str, typer.Option(help="fast, balanced or best.")] = "balanced",
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a personal model from the photos of a folder."""
+    with reporting(as_json) as output, opened() as parts:
+        if not i_have_consent:
+            raise UserError(
+                "Training needs consent.",
+                "Add --i-have-consent if the photos show you, or an adult who permitted this.",
+                code="no-consent",
+            )
+        user_id = parts.studio.user(LOCAL_USER).id
+        person = _person(parts, user_id, name)
+        set_id = parts.studio.photo_set(user_id, person.id).id
+        photos = _add(output, parts, user_id, set_id, folder)
+        if accept_unsure:
+            photos = _confirmed(photos, parts.studio.confirm_all(user_id, set_id))
+        status = parts.studio.set_status(user_id, set_id)
+        if status.missing or status.excess:
+            print_photos(output, photos, status)
+        parts.studio.consent(user_id, person.id)
+        if parts.settings.trainer != "local":
+            found = parts.studio.estimate(user_id, set_id, cast(Quality, quality), base)
+            family = parts.bases.get(found.base_id).family
+            output.words(cost_words(training_cost(parts.settings, steps or found.steps, family)))
+        run = parts.studio.train(
+            user_id, set_id, name=name, quality=cast(Quality, quality), base_id=base, steps=steps,
+            seed=seed,
+        )  # fmt: skip
+        run = _finish(output, parts, run)
+        model = parts.studio.model(user_id, run.detail["model_id"])
+        output.words(
+            f"{model.name}, version {model.version}, is ready after {model.seconds:.0f} s "
+            f"({model.steps} steps on {model.base_id})."
+        )
+        output.result(model_row(model))
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Option(help="Name or id of a personal model.")],
+    style: Annotated[list[str], typer.Option(help="Style id; may be given several times.")],
+    out: Annotated[Path, typer.Option(help="Folder that the pictures are written to.")],
+    prompt: Annotated[str, typer.Option(help="Free text.")] = "",
+    count: Annotated[int, typer.Option(help="Avatars in each style.")] = 1,
+    seed: Annotated[int | None, typer.Option(help="Same seed and wishes, same picture.")] = None,
+    quality: Annotated[str, typer.Option(help="fast, balanced or best.")] = "balanced",
+    shape: Annotated[str, typer.Option(help="square, portrait, banner or circle.")] = "square",
+    as_json: Json = False,
+) -> None:
+    """Draw avatars with a personal model."""
+    with reporting(as_json) as output, opened() as parts:
+        user_id = parts.studio.user(LOCAL_USER).id
+        chosen = parts.studio.model(user_id, model)
+        make_folder(out)
+        run = parts.studio.generate(
+            user_id, chosen.id, style_ids=style, text=prompt, count=count, seed=seed,
+            quality=cast(Quality, quality), shape=cast(Shape, shape),
+        )  # fmt: skip
+        run = _finish(output, parts, run)
+        rows = [
+            avatar_row(avatar, write_avatar(parts, avatar, out))
+            for avatar in parts.studio.avatars(user_id, run_id=run.id)
+        ]
+        for row in rows:
+            output.words(f"{row['file']}  seed {row['seed']}, {row['seconds']:.1f} s")
+        for refused in run.detail["refused"]:
+            output.words(f"{refused['style']}: {refused['reason']}")
+        output.result({"avatars": rows, "refused": run.detail["refused"]})
+
+
+@models_app.command("list")
+def models_list(as_json: Json = False) -> None:
+    """The personal models, newest first."""
+    with reporting(as_json) as output, opened() as parts:
+        models = parts.studio.models(parts.studio.user(LOCAL_USER).id)
+        output.table(
+            ("NAME", "VERSION", "BASE", "ID"),
+            [(m.name, m.version, m.base_id, m.id) for m in models],
+        )
+        rows = [model_row(m) | {"created_at": m.created_at.isoformat()} for m in models]
+        output.result({"models": rows})
+
+
+@people_app.command("list")
+def people_list(as_json: Json = False) -> None:
+    """The people, with how many models and avatars there are of each."""
+    with reporting(as_json) as output, opened() as parts:
+        user_id = parts.studio.user(LOCAL_USER).id
+        rows = [person_row(parts, p) for p in parts.studio.people(user_id)]
+        output.table(
+            ("NAME", "MODELS", "AVATARS"), [(r["name"], r["models"], r["avatars"]) for r in rows]
+        )
+        output.result({"people": rows})
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Option(help="Name or id of a personal model.")],
+    out: Annotated[Path, typer.Option(help="Folder that gets the files.")],
+    as_json: Json = False,
+) -> None:
+    """Copy a personal model's weights and card into a folder."""
+    with reporting(as_json) as output, opened() as parts:
+        user_id = parts.studio.user(LOCAL_USER).id
+        files = parts.studio.export_model(user_id, parts.studio.model(user_id, model).id, out)
+        output.words("\n".join(str(file) for file in files))
+        output.result({"model": model, "files": [str(file) for file in files]})
+
+
+@app.command()
+def erase(
+    person: Annotated[str, typer.Option(help="Name of the person to erase for good.")],
+    as_json: Json = False,
+) -> None:
+    """Erase a person: photos, models, avatars and all records. This cannot be undone."""
+    with reporting(as_json) as output, opened() as parts:
+        user_id = parts.studio.user(LOCAL_USER).id
+        found = next((p for p in parts.studio.people(user_id) if p.name == person), None)
+        if found is None:
+            raise UserError(f"There is no person called “{person}”.", "See people list.")
+        receipt = parts.studio.erase_person(user_id, found.id)
+        row = {"person": person, **vars(receipt), "remains": list(receipt.remains)}
+        output.words(
+            f"{person} is erased: {receipt.photos} photos, {receipt.models} models, "
+            f"{receipt.avatars} avatars, {receipt.files} files."
+        )
+        output.result(row)
+
+
+@accounts_app.command("add")
+def accounts_add(
+    name: Annotated[str, typer.Argument(help="The name to sign in with.")],
+    password: Annotated[str, typer.Option(prompt=True, hide_input=True, confirmation_prompt=True)],
+    as_json: Json = False,
+) -> None:
+    """Add a user to the file that AVATAR_ACCOUNTS names, or give one a new password."""
+    with reporting(as_json) as output:
+        file = read_settings().accounts
+        if not file:
+            raise UserError("AVATAR_ACCOUNTS is not set.", "Set it to the file of accounts.")
+        accounts.add(Path(file), name, password)
+        output.words(f"{name} may sign in.")
+        output.result({"user": name, "file": file})
+
+
+@app.command("worker")
+def worker_command(as_json: Json = False) -> None:
+    """Run a worker until it is told to stop. It trains and draws for this home and database."""
+    from studio.work import worker as worker_room
+
+    with reporting(as_json):
+        worker_room.serve(read_settings())
+
+
+@app.command()
+def serve(as_json: Json = False) -> None:
+    """Serve the page, with the workers beside it, until it is told to stop."""
+    from studio.web import app as web
+
+    with reporting(as_json):
+        web.serve(read_settings())
+
+
+def _throwaway(home: Path) -> dict[str, Any]:
+    """Settings of a studio that nobody else sees and that is gone afterwards."""
+    return {"home": home, "database_url": "", "workflow_database_url": "", "storage": "local"}
+
+
+def _person(parts: Parts, user_id: str, name: str) -> Person:
+    found = [person for person in parts.studio.people(user_id) if person.name == name.strip()]
+    return found[0] if found else parts.studio.add_person(user_id, name)
+
+
+def _add(output: Output, parts: Parts, user_id: str, set_id: str, folder: Path) -> list[Photo]:
+    """Add a folder's files to a set; those that are in it already are not added twice."""
+    found = parts.studio.photos(user_id, set_id)
+    there = {photo.facts.get("upload_sha256"): photo for photo in found}
+    photos, files = [], files_of(folder)
+    with output.busy("Checking the photos …") as tell:
+        for number, file in enumerate(files, 1):
+            tell(f"Checking photo {number} of {len(files)} …")
+            with file.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            known = there.get(sha256)
+            photos.append(known or parts.studio.add_photo(user_id, set_id, file.name, file))
+    return photos
+
+
+def _confirmed(photos: list[Photo], now_in_set: list[Photo]) -> list[Photo]:
+    by_id = {photo.id: photo for photo in now_in_set}
+    return [by_id.get(photo.id, photo) for photo in photos]
+
+
+def _finish(output: Output, parts: Parts, run: Run) -> Run:
+    """Follow a run to its end; cancels it when the terminal says stop. Raises if it failed."""
+    with worker(parts) as check:
+        try:
+            run = follow(output, lambda: parts.catalog.get_run(run.id), check=check)
+        except (KeyboardInterrupt, BackendError):
+            parts.studio.cancel(run.user_id, run.id)
+            raise
+    if run.state != "done":
+        raise run_failed(run)
+    return run
+
+
+# What the parser raises for a wrong command line, by the public name of its nearest kind.
+USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]
+
+
+def main() -> None:
+    """Entry point of `avatar-studio`: usage errors end in JSON, too, when JSON is asked for."""
+    try:
+        code = app(standalone_mode=False)
+    except USAGE_ERROR as fault:
+        if "--json" in sys.argv:
+            error = {"message": fault.format_message(), "hint": "See --help.", "code": "usage"}
+            typer.echo(json.dumps({"error": error}, ensure_ascii=False))
+        else:
+            fault.show()
+        code = USAGE
+    except typer.Abort:
+        code = FAILED
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

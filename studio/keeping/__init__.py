@@ -1,0 +1,1 @@
+"""What stays, what goes by itself, what is erased, and a copy of it all."""

@@ -1,0 +1,1 @@
+"""From a judged picture to a file that a person takes along."""

@@ -1,0 +1,1 @@
+"""Long work: durable workflows, the workers that do them, and whose turn it is."""
