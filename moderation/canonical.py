@@ -21,6 +21,7 @@ _COMPEL = re.compile(r"(?<=[\w)\]])(?:\+{1,10}|-{2,10})(?!\w)")
 _BREAK = re.compile(r"\bBREAK\b")
 _CHOICE = re.compile(r"(?<=[\w ])[|](?=[\w ])")
 _SPACE = re.compile(r"\s+")
+_BRACKETS = str.maketrans("", "", "()[]{}<>")
 _INNER_SWITCH = re.compile(r"\[([^\[\]]*?):([^\[\]]*?)\]")
 
 # Joiners carry meaning between letters of these scripts and nowhere else.
@@ -51,6 +52,8 @@ _FOLD.update({ord("æ"): "ae", ord("œ"): "oe", ord("ß"): "ss"})
 
 _LEET = str.maketrans("4301578@$!|€£9", "aeoistbasileeg")
 _LEET_L = str.maketrans("4301578@$!|€£9", "aeolstbaslleeg")
+_SMALL = re.compile(r"[a-z]")
+_DIGIT_LIKE = re.compile(r"[0-9@$!|€£]")
 _MEASURE = re.compile(
     r"^(?:\d+[a-z]|\d+(?:st|nd|rd|th|mm|cm|px|fps|ft|kg|mp|gb|iso|bit|girls?|boys?|others?|x\d+)"
     r"|[a-z]{1,2}\d+|v\d+(?:\.\d+)*)$"
@@ -88,6 +91,8 @@ def _script(character: str) -> str:
 
 def _strip_invisible(text: str) -> str:
     """Remove control, format, private and filler characters; keep joiners that matter."""
+    if text.isascii() and text.isprintable():
+        return text
     kept: list[str] = []
     for character in text:
         if character in "\t\n\r\v\f\x85\u2028\u2029":
@@ -110,6 +115,8 @@ def _strip_invisible(text: str) -> str:
 
 def _strip_overlays(text: str) -> str:
     """Remove strike-through and enclosing marks, and piles of more than two marks on a letter."""
+    if text.isascii():
+        return text
     kept: list[str] = []
     marks = 0
     for character in text:
@@ -135,7 +142,10 @@ def _strip_syntax(text: str) -> str:
     text = _COMPEL.sub("", text)
     text = _BREAK.sub(" ", text)
     text = _CHOICE.sub(" ", text)
-    return "".join(c for c in text if c not in "<>" and unicodedata.category(c) not in ("Ps", "Pe"))
+    text = text.translate(_BRACKETS)
+    if text.isascii():
+        return text
+    return "".join(c for c in text if unicodedata.category(c) not in ("Ps", "Pe"))
 
 
 def _once(text: str) -> str:
@@ -147,6 +157,7 @@ def _once(text: str) -> str:
     return _SPACE.sub(" ", text).strip()
 
 
+@lru_cache(maxsize=16)
 def encoder_text(text: str) -> str:
     """The text that may reach an encoder: NFKC, no invisible characters, no prompt syntax.
 
@@ -162,6 +173,8 @@ def encoder_text(text: str) -> str:
 
 def plain_view(text: str) -> str:
     """Casefolded, marks stripped from Latin, Greek and Cyrillic letters, lookalikes made Latin."""
+    if text.isascii():
+        return text.casefold()
     decomposed = unicodedata.normalize("NFKD", text.casefold())
     kept = [c for c in decomposed if not 0x0300 <= ord(c) <= 0x036F]
     return unicodedata.normalize("NFC", "".join(kept)).translate(_FOLD)
@@ -169,21 +182,22 @@ def plain_view(text: str) -> str:
 
 def _leet_view(plain: str, table: dict[int, int]) -> str:
     tokens = _TOKEN.findall(plain)
-    mixed = [t for t in tokens if re.search(r"[a-z]", t) and re.search(r"[0-9@$!|€£]", t)]
+    mixed = [t for t in tokens if _SMALL.search(t) and _DIGIT_LIKE.search(t)]
     telling = [t for t in mixed if not _MEASURE.match(t.strip(".!?\"'"))]
-    digits = sum(1 for t in tokens if re.search(r"[0-9@$!|€£]", t))
+    digits = sum(1 for t in tokens if _DIGIT_LIKE.search(t))
     everywhere = len(telling) >= 3 or (bool(telling) and digits * 2 >= len(tokens))
 
     def decode(match: re.Match[str]) -> str:
         token = match.group(0)
         core = token.rstrip("!?.")
-        if not everywhere and (not re.search(r"[a-z]", core) or _MEASURE.match(core)):
+        if not everywhere and (not _SMALL.search(core) or _MEASURE.match(core)):
             return token
         return core.translate(table)
 
     return _TOKEN.sub(decode, plain)
 
 
+@lru_cache(maxsize=4096)
 def _is_symbol(character: str) -> bool:
     return unicodedata.category(character) in ("So", "Sk") or 0x1F000 <= ord(character) <= 0x1FAFF
 
@@ -220,7 +234,7 @@ def _signs(raw: str, encoder: str, runs: tuple[str, ...]) -> tuple[str, ...]:
     letters = sum(c.isalpha() for c in encoder)
     if runs and sum(map(len, runs)) >= max(6, letters // 2):
         signs.append("letters apart")
-    if any(_mixed_scripts(word) for word in re.findall(r"[^\W\d_]+", encoder)):
+    if not encoder.isascii() and any(map(_mixed_scripts, re.findall(r"[^\W\d_]+", encoder))):
         signs.append("mixed scripts")
     if (
         len(re.findall(r"(?<=[^\W\d_])[^\w\s]+(?=[^\W\d_])", _only_symbols_and_letters(encoder)))

@@ -28,6 +28,7 @@ _AGE = re.compile(
     r"\b(?:[1-9]|1[0-7])[\s-]*(?:years?|yrs?|yo|y/o|yr)(?:[\s-]*olds?)?\b(?!\s+(?:ago|later|experience))"
 )
 _MAX_WORDS = 6
+_SHORTEST_PREFIX = 3
 _LONG_ENOUGH_INSIDE = 4
 _RELOAD_EVERY_S = 1.0
 
@@ -49,7 +50,8 @@ class Match:
 class Terms:
     """Terms in a form that is fast to look up. Phrases are tuples of words of the plain view.
 
-    `lengths` says, for a first word, how long the phrases are that begin with it.
+    `lengths` says, for a first word, how long the phrases are that begin with it; `starts`, for the
+    first letters of a word, which prefixes it may have, the shortest first.
     """
 
     phrases: Mapping[tuple[str, ...], str] = field(default_factory=dict)
@@ -59,6 +61,7 @@ class Terms:
     )
     unspaced: tuple[tuple[str, str], ...] = ()
     lengths: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    starts: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
 
     def find(self, words: Sequence[str]) -> list[Match]:
         """All terms in a list of words, whatever their length; overlapping ones all count."""
@@ -72,10 +75,9 @@ class Terms:
                 for prefix, label in self.prefix_phrases.get(key[:-1], ()):
                     if length > 1 and key[-1].startswith(prefix):
                         found.append(Match(label, start, length))
-            for cut in range(3, len(word) + 1):
-                category = self.prefixes.get(word[:cut])
-                if category is not None:
-                    found.append(Match(category, start, 1))
+            for prefix, label in self.starts.get(word[:_SHORTEST_PREFIX], ()):
+                if word.startswith(prefix):
+                    found.append(Match(label, start, 1))
                     break
         return found
 
@@ -122,7 +124,12 @@ def _compile(terms: Iterable[tuple[str, str]], where: str, *, with_marks: bool =
     for words in (*phrases, *((*words, "") for words in prefix_phrases)):
         sizes[words[0]].add(len(words))
     lengths = {word: tuple(sorted(size)) for word, size in sizes.items()}
-    return Terms(phrases, prefixes, frozen, tuple(unspaced), lengths)
+    starts: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for prefix in sorted(prefixes, key=len):
+        if len(prefix) >= _SHORTEST_PREFIX:
+            starts[prefix[:_SHORTEST_PREFIX]].append((prefix, prefixes[prefix]))
+    by_start = {start: tuple(prefixes) for start, prefixes in starts.items()}
+    return Terms(phrases, prefixes, frozen, tuple(unspaced), lengths, by_start)
 
 
 @dataclass(frozen=True)
@@ -137,15 +144,17 @@ class Combination:
     def found(self, words: Sequence[str], matches: Sequence[Match], has_age: bool) -> bool:
         """Whether every part is there. `has_age` counts as a word of the first group."""
         places: list[list[int]] = []
+        if self.categories:
+            places.append([m.start for m in matches if m.category in self.categories])
+            if not places[0]:
+                return False
         for number, group in enumerate(self.groups):
             here = [m.start for m in group.find(words)]
             if number == 0 and has_age and self.label == "minors":
                 here.append(-1)
+            if not here:
+                return False
             places.append(here)
-        if self.categories:
-            places.append([m.start for m in matches if m.category in self.categories])
-        if not all(places):
-            return False
         if self.within == 0:
             return True
         return any(
@@ -168,8 +177,8 @@ class RuleSet:
     def judge(self, views: Views) -> frozenset[str]:
         """The labels that any view of a prompt deserves; none means that no rule speaks."""
         labels = set()
-        for text in (views.plain, *views.variants):
-            labels |= self._labels(text)
+        for words, has_age, text in _readings(views):
+            labels |= self._labels(words, has_age, text)
         for run in views.joined_runs:
             labels |= self._inside(run)
         for symbols, label in self.emoji.items():
@@ -183,29 +192,27 @@ class RuleSet:
         Naming forbidden things there asks for less of them, so only slurs count beside that.
         """
         labels = set()
-        for text in (views.plain, *views.variants):
-            words = words_of(text)
+        for words, has_age, text in _readings(views):
             labels |= {m.category for m in self.negative.find(words)}
-            labels |= self._labels(text) & {"hate", "minors"}
+            labels |= self._labels(words, has_age, text) & {"hate", "minors"}
         for run in views.joined_runs:
             labels |= {
                 "reversed_safety" for words in self.negative.phrases if "".join(words) in run
             }
         return frozenset(labels)
 
-    def _labels(self, text: str) -> set[str]:
-        words = self._without_passes(words_of(text))
+    def _labels(self, written: Sequence[str], has_age: bool, unspaced: str) -> set[str]:
+        words = self._without_passes(written)
         matches = self.terms.find(words)
         labels = {m.category for m in matches}
-        if _UNSPACED.search(text):
-            labels |= {m.category for m in self.terms.find_unspaced(text)}
-        has_age = bool(_AGE.search(text))
+        if unspaced:
+            labels |= {m.category for m in self.terms.find_unspaced(unspaced)}
         for combination in self.combinations:
             if combination.label not in labels and combination.found(words, matches, has_age):
                 labels.add(combination.label)
         return labels
 
-    def _without_passes(self, words: list[str]) -> list[str]:
+    def _without_passes(self, words: Sequence[str]) -> list[str]:
         """The words with every pass phrase replaced by a gap that no term can bridge."""
         kept = list(words)
         for match in self.passes.find(words):
@@ -221,6 +228,15 @@ class RuleSet:
         }
         found |= {label for prefix, label in self.terms.prefixes.items() if prefix in run}
         return found
+
+
+def _readings(views: Views) -> set[tuple[tuple[str, ...], bool, str]]:
+    """The views as rules read them, each once: their words, whether an age below 18 is told, and
+    the text where its script has no spaces."""
+    return {
+        (tuple(words_of(text)), bool(_AGE.search(text)), text if _UNSPACED.search(text) else "")
+        for text in (views.plain, *views.variants)
+    }
 
 
 class Rules:

@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -39,18 +40,25 @@ class ClassifierError(ValueError):
 
 def buckets(words: Sequence[str]) -> NDArray[np.int64]:
     """The distinct features of some words: words, pairs of words, and 2 to 5 letters of a word."""
-    grams: set[str] = set()
-    for word in words:
-        grams.add("w " + word)
-        padded = f" {word} "
-        size = len(padded)
-        for length in _GRAMS:
-            for start in range(size - length + 1):
-                grams.add(padded[start : start + length])
-    for first, second in itertools.pairwise(words):
-        grams.add(f"w {first} {second}")
-    hashed = {zlib.crc32(gram.encode("utf-8", "surrogatepass")) & (BUCKETS - 1) for gram in grams}
+    hashed = {_bucket(f"w {first} {second}") for first, second in itertools.pairwise(words)}
+    hashed.update(*map(_word_buckets, words))
     return np.fromiter(hashed, dtype=np.int64, count=len(hashed))
+
+
+def _bucket(feature: str) -> int:
+    return zlib.crc32(feature.encode("utf-8", "surrogatepass")) & (BUCKETS - 1)
+
+
+@lru_cache(maxsize=8192)
+def _word_buckets(word: str) -> frozenset[int]:
+    """The features of one word. Kept: a long prompt is read in many windows and views."""
+    padded = f" {word} "
+    grams = {
+        padded[start : start + length]
+        for length in _GRAMS
+        for start in range(len(padded) - length + 1)
+    }
+    return frozenset(map(_bucket, {"w " + word, *grams}))
 
 
 def windows(text: str) -> list[list[str]]:
