@@ -238,7 +238,10 @@ def screen(
     (out / "thumbnails").mkdir(exist_ok=True)
     journal = _read_journal(out / JOURNAL)
     names = list(source.names())
+    cut_short = (out / JOURNAL).exists() and not (out / JOURNAL).read_bytes().endswith(b"\n")
     with (out / JOURNAL).open("a", encoding="utf-8") as file:
+        # A row that a crash cut short would take the next one with it.
+        file.write("\n" if cut_short else "")
         for number, name in enumerate(names, 1):
             mark = source.mark(name)
             known = journal.get(name)
@@ -314,7 +317,7 @@ def _read_journal(file: Path) -> dict[str, Screened]:
     found: dict[str, Screened] = {}
     if not file.exists():
         return found
-    for line in file.read_text("utf-8").splitlines():
+    for line in file.read_text("utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
             found[row["file"]] = Screened(

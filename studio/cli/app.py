@@ -161,10 +161,30 @@ def bases_fetch(
 
 
 @app.command()
-def screen(folder: Path, accept_unsure: AcceptUnsure = False, as_json: Json = False) -> None:
-    """Check the photos of a folder as the page would. Nothing is kept."""
+def screen(
+    source: Annotated[str, typer.Argument(help="A folder, or s3://bucket/prefix/ in bulk.")],
+    accept_unsure: AcceptUnsure = False,
+    report: Annotated[
+        Path | None, typer.Option(help="In bulk, of any number of photos: folder of the report.")
+    ] = None,
+    action: Annotated[
+        str, typer.Option(help="In bulk, what becomes of refused photos: flag, move or delete.")
+    ] = "flag",
+    as_json: Json = False,
+) -> None:
+    """Check the photos of a folder as one person's set, as the page would; nothing is kept.
+
+    In bulk (with --report) each photo counts by itself, and the same command again goes on.
+    """
+    with reporting(as_json) as output:
+        if report is not None or source.startswith("s3://"):
+            moderation_cli.screen(output, source, report, action)
+        else:
+            _screen_set(output, Path(source), accept_unsure)
+
+
+def _screen_set(output: Output, folder: Path, accept_unsure: bool) -> None:
     with (
-        reporting(as_json) as output,
         tempfile.TemporaryDirectory(prefix="avatar-screen-") as home,
         opened(read_settings().model_copy(update=_throwaway(Path(home)))) as parts,
     ):

@@ -96,24 +96,18 @@ def pictures(
         output.result({"pictures": rows}, _code(row["decision"] for row in rows))
 
 
-@app.command()
-def photos(
-    source: Annotated[str, typer.Argument(help="A folder, or s3://bucket/prefix/.")],
-    report: Annotated[Path, typer.Option(help="Folder for report.html, report.csv, thumbnails.")],
-    action: Annotated[
-        str, typer.Option(help="What is done with blocked photos: flag, move or delete.")
-    ] = "flag",
-    as_json: Json = False,
-) -> None:
-    """Screen all photos of a folder or a place in S3; the same command again goes on.
+def screen(output: Output, source: str, report: Path | None, action: str) -> None:
+    """All photos of a folder or a place in S3; the same again goes on where it stopped.
 
     Blocked photos are flagged, moved below refused/ or deleted; others are at most flagged. A
     dataset_info.json is written beside the photos.
     """
-    with reporting(as_json) as output, opened() as parts:
-        if action not in ("flag", "move", "delete"):
-            raise UserError(f"There is no action {action!r}.", "It is flag, move or delete.")
-        what = cast(Literal["flag", "move", "delete"], action)
+    if report is None:
+        raise UserError("The report needs a place.", "Name a folder for it with --report.")
+    if action not in ("flag", "move", "delete"):
+        raise UserError(f"There is no action {action!r}.", "It is flag, move or delete.")
+    what = cast(Literal["flag", "move", "delete"], action)
+    with opened() as parts:
         place = _source(parts.settings, source, report)
         make_folder(report)
         gate = _gate(parts.settings)
@@ -129,11 +123,11 @@ def photos(
             raise BackendError(f"{fault} The same command goes on where it stopped.") from fault
         finally:
             gate.close()
-        decided = Counter(one.decision.value for one in found)
-        output.words(f"{len(found)} photos: {_counted(decided)}. See {report / 'report.html'}.")
-        rows = [{"file": row["file"], "decision": row["decision"], "reasons": row["reasons"],
-                 "done": row["done"]} for row in (one.row() for one in found)]  # fmt: skip
-        output.result({"report": str(report), "photos": rows}, _code(decided))
+    decided = Counter(one.decision.value for one in found)
+    output.words(f"{len(found)} photos: {_counted(decided)}. See {report / 'report.html'}.")
+    rows = [{"file": row["file"], "decision": row["decision"], "reasons": row["reasons"],
+             "done": row["done"]} for row in (one.row() for one in found)]  # fmt: skip
+    output.result({"report": str(report), "photos": rows}, _code(decided))
 
 
 @app.command()

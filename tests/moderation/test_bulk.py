@@ -77,6 +77,23 @@ def test_a_second_run_judges_only_what_is_new_or_was_cut_short(
     assert {r.decision for r in results} == {Decision.BLOCK}
 
 
+def test_a_row_cut_inside_a_character_takes_no_other_row_with_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    """A kill in the middle of a write: what is deleted afterwards stays in every later report."""
+    out = tmp_path / "out"
+    names = ["a-ü.jpg", "b-ü.jpg"]
+    for name in names:
+        (folder / name).write_bytes(b"not a photo")
+    (out / "thumbnails").mkdir(parents=True)
+    whole = json.dumps({"file": "a-ü.jpg"}, ensure_ascii=False).encode()
+    (out / JOURNAL).write_bytes(whole[: whole.index("ü".encode()) + 1])
+    for _ in range(3):
+        found = screen(FolderSource(folder), out, MODERATION, decode, "delete")
+        assert {one.name: one.done for one in found}["a-ü.jpg"] == "delete"
+        assert len(found) == 5 and not (folder / "a-ü.jpg").exists()
+
+
 def test_flag_changes_no_file_and_delete_only_what_is_blocked(folder: Path, tmp_path: Path) -> None:
     screen(FolderSource(folder), tmp_path / "one", MODERATION, decode, "flag")
     assert len(list(FolderSource(folder).names())) == 3

@@ -31,11 +31,22 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setenv("AVATAR_HOME", str(tmp_path / "home"))
 
     def command(*words: object) -> tuple[int, dict]:
-        result = CliRunner().invoke(app, ["moderate", *map(str, words), "--json"])
-        assert result.stdout.count("\n") == 1, result.stdout
-        return result.exit_code, json.loads(result.stdout)
+        return invoked("moderate", *words)
 
     return command
+
+
+@pytest.fixture
+def screened(monkeypatch, tmp_path):
+    """`avatar-studio screen`, the same way."""
+    monkeypatch.setenv("AVATAR_HOME", str(tmp_path / "home"))
+    return lambda *words: invoked("screen", *words)
+
+
+def invoked(*words: object) -> tuple[int, dict]:
+    result = CliRunner().invoke(app, [*map(str, words), "--json"])
+    assert result.stdout.count("\n") == 1, result.stdout
+    return result.exit_code, json.loads(result.stdout)
 
 
 @pytest.fixture
@@ -123,25 +134,25 @@ def test_pictures_go_through_the_gate_and_the_page_s_check(run, album, tmp_path)
     assert code == USAGE and "none.png" in found["error"]["message"]
 
 
-def test_a_folder_is_screened_and_screened_on(run, album, tmp_path):
+def test_a_folder_is_screened_and_screened_on(screened, album, tmp_path):
     report = tmp_path / "report"
-    code, found = run("photos", album, "--report", report, "--action", "move")
+    code, found = screened(album, "--report", report, "--action", "move")
     assert code == REFUSED
     photos = {row["file"]: row for row in found["photos"]}
     assert photos["good.webp"]["decision"] == "allow" and photos["bad.jpg"]["done"] == "move"
     assert (album / "refused" / "bad.jpg").is_file() and not (album / "bad.jpg").exists()
     assert (report / "report.html").is_file() and (report / "report.csv").is_file()
     journal = (report / "screening.jsonl").read_bytes()
-    code, again = run("photos", album, "--report", report, "--action", "move")
+    code, again = screened(album, "--report", report, "--action", "move")
     assert (code, again) == (REFUSED, found)
     assert (report / "screening.jsonl").read_bytes() == journal
 
 
-def test_a_photo_that_took_too_long_is_not_deleted(run, album, tmp_path, monkeypatch):
+def test_a_photo_that_took_too_long_is_not_deleted(screened, album, tmp_path, monkeypatch):
     monkeypatch.setattr(gate.Gate.__init__, "__kwdefaults__",
                         gate.Gate.__init__.__kwdefaults__ | {"timeout_s": 0.0})  # fmt: skip
     (album / "bad.jpg").unlink()
-    code, found = run("photos", album, "--report", tmp_path / "report", "--action", "delete")
+    code, found = screened(album, "--report", tmp_path / "report", "--action", "delete")
     assert (code, found["photos"][0]["decision"]) == (UNCHECKED, "unavailable")
     assert (album / "good.webp").is_file()
 
@@ -155,9 +166,9 @@ def test_a_photo_that_took_too_long_is_not_deleted(run, album, tmp_path, monkeyp
         ("s3://", "report", "flag", "s3://"),
     ],
 )
-def test_what_cannot_be_screened_is_said(run, album, tmp_path, source, report, action, says):
+def test_what_cannot_be_screened_is_said(screened, album, tmp_path, source, report, action, says):
     place = source if source.startswith("s3:") else tmp_path / source
-    code, found = run("photos", place, "--report", tmp_path / report, "--action", action)
+    code, found = screened(place, "--report", tmp_path / report, "--action", action)
     assert code == USAGE and says in json.dumps(found["error"])
     assert sorted(path.name for path in album.iterdir()) == ["bad.jpg", "good.webp"]
 
