@@ -24,6 +24,7 @@ from studio.records import (
     Photo,
     PhotoSet,
     Run,
+    Token,
     User,
 )
 
@@ -260,6 +261,14 @@ class StudioActions(Protocol):
         ...
 
     def appeals(self, user_id: str) -> list[Appeal]: ...
+
+    # access for programs
+    def make_token(self, user_id: str, name: str, days: int | None = None) -> tuple[Token, str]:
+        """A new token: its record, and the text that a program sends, which is never told again."""
+        ...
+
+    def tokens(self, user_id: str) -> list[Token]: ...
+    def revoke_token(self, user_id: str, token_id: str) -> Token: ...
 
     # files, all owner-checked; kind: photo, photo-preview, avatar, avatar-preview, run-preview
     def file(self, user_id: str, kind: str, item_id: str) -> Path: ...

@@ -44,6 +44,7 @@ from studio.records import (
     Photo,
     PhotoSet,
     Run,
+    Token,
     Use,
     User,
     now,
@@ -51,11 +52,11 @@ from studio.records import (
 
 R = TypeVar(
     "R", User, Person, Consent, PhotoSet, Photo, PersonalModel, Run, Avatar, Use, Erasure,
-    LikedStyle, Appeal,
+    LikedStyle, Appeal, Token,
 )  # fmt: skip
 Record = (
     User | Person | Consent | PhotoSet | Photo | PersonalModel | Run | Avatar | Use | Erasure
-    | LikedStyle | Appeal
+    | LikedStyle | Appeal | Token
 )  # fmt: skip
 
 OVER = ("done", "failed", "cancelled")
@@ -73,6 +74,7 @@ _TABLES: dict[type[Any], Table] = {
     Erasure: tables.erasures,
     LikedStyle: tables.liked_styles,
     Appeal: tables.appeals,
+    Token: tables.tokens,
 }
 
 

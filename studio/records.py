@@ -229,3 +229,25 @@ class Appeal:
     answer: str
     created_at: datetime
     answered_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Token:
+    """What a program signs in with in its user's stead, at the API's routes only.
+
+    `sha256` is all that is kept of it. `stamp` changes with the user's password (empty for users
+    of a provider), `used_on` is the last day (UTC, ISO 8601) it was used; empty for never.
+    """
+
+    id: str
+    user_id: str
+    name: str
+    sha256: str
+    stamp: str
+    created_at: datetime
+    expires_at: datetime
+    used_on: str = ""
+
+    @property
+    def expired(self) -> bool:
+        return self.expires_at <= now()

@@ -118,6 +118,9 @@ class Settings(BaseSettings):
     admins: str = Field(
         "", description="Users who see the host's page, with commas; empty: the one local user"
     )
+    token_days: int = Field(
+        90, ge=1, le=3650, description="Longest time that a program's token works, in days"
+    )
     oidc_issuer: str = Field(
         "", description="OpenID Connect provider that people sign in with; a Space sets its own"
     )

@@ -13,6 +13,7 @@ from prompts.catalog import Styles
 from studio.catalog import Catalog, faults_named
 from studio.doors.clients import Clients
 from studio.doors.erasing import Erasing
+from studio.doors.tokens import Tokens
 from studio.errors import BackendError
 from studio.intake.gate import Gate
 from studio.records import User
@@ -22,7 +23,7 @@ from studio.work.roster import Roster
 from studio.work.workflows import Workflows
 
 
-class Studio(Clients, Erasing):
+class Studio(Clients, Tokens, Erasing):
     """Implements `studio.actions.StudioActions`. Safe to use from many threads."""
 
     def __init__(

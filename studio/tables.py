@@ -260,6 +260,21 @@ appeals = Table(
     Column("answered_at", Moment, index=True),
 )
 
+tokens = Table(
+    "tokens",
+    metadata,
+    _id(),
+    _owned("user_id", "users"),
+    _text("name"),
+    Column("sha256", String(64), nullable=False),
+    Column("stamp", String(64), nullable=False),
+    _moment("created_at"),
+    _moment("expires_at"),
+    # A day, not a moment: when a program was at work is nobody's business.
+    Column("used_on", String(10), nullable=False),
+    UniqueConstraint("sha256"),
+)
+
 decisions = Table(
     "decisions",
     metadata,

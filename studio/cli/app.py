@@ -25,6 +25,7 @@ from studio.cli import backup as backup_cli
 from studio.cli import extract as extract_cli
 from studio.cli import moderation as moderation_cli
 from studio.cli import styles as styles_cli
+from studio.cli import tokens as tokens_cli
 from studio.cli.console import (
     FAILED,
     REFUSED,
@@ -72,6 +73,7 @@ app.add_typer(people_app, name="people", no_args_is_help=True)
 app.add_typer(aws_cli.app, name="aws", no_args_is_help=True)
 app.add_typer(moderation_cli.app, name="moderate", no_args_is_help=True)
 app.add_typer(styles_cli.app, name="styles")
+app.add_typer(tokens_cli.app, name="tokens", no_args_is_help=True)
 app.add_typer(appeals_cli.app, name="appeals", no_args_is_help=True)
 models_app.command("extract")(extract_cli.extract)
 app.command("backup")(backup_cli.backup)

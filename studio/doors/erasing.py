@@ -24,6 +24,7 @@ from studio.records import (
     Photo,
     PhotoSet,
     Run,
+    Token,
     Use,
     User,
     now,
@@ -169,11 +170,14 @@ class Erasing(Appeals):
             "uses": Use,
             "liked_styles": LikedStyle,
             "appeals": Appeal,
+            "tokens": Token,
         }
         found = {
             name: [dataclasses.asdict(r) for r in self.catalog.find(kind, user_id=user.id)]
             for name, kind in kinds.items()
         }
+        for token in found["tokens"]:
+            del token["sha256"], token["stamp"]
         return {"user": dataclasses.asdict(user), **found}
 
 

@@ -58,6 +58,8 @@ def problem(
         warnings=warnings or [],
     )
     headers = {"cache-control": "no-store"} | ({"retry-after": str(wait_s)} if wait_s else {})
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
     return Response(told.model_dump_json(), status, headers, KIND)
 
 

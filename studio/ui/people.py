@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import gradio as gr
 
 from studio.actions import Receipt
 from studio.errors import NotAllowed, UserError
-from studio.records import Person, PersonalModel
+from studio.records import Person, PersonalModel, Token
 from studio.ui.cards import address, day
 from studio.ui.refusals import appeal_row
 from studio.ui.shell import Shell, Updates, Visit
@@ -42,6 +43,8 @@ class People:
                 "delete_photos": self.delete_photos,
                 "erase": self.erase,
                 "erase_me": self.erase_me,
+                "create_token": self.create_token,
+                "revoke_token": self.revoke_token,
             },
         )
 
@@ -53,6 +56,7 @@ class People:
             "people", visit, people=[self._card(visit, one) for one in everyone],
             export="files/export.zip", used=words.size(used),
             appeals=[appeal_row(one, words) for one in self.studio.appeals(user)],
+            tokens=[_token(one, visit) for one in self.studio.tokens(user)],
         )  # fmt: skip
         return {self.receipt: "", self.list: markup}
 
@@ -96,6 +100,20 @@ class People:
         self._typed(visit, visit.words("people_erase_word"))
         return self._gone(visit, self.studio.erase_user(visit.user.id))
 
+    def create_token(self, visit: Visit) -> Updates:
+        """Make a token and show it this once."""
+        given = str(visit.said.get("days", self.shell.settings.token_days)).strip()
+        days = int(given) if given.isascii() and given.isdigit() and len(given) < 6 else 0
+        name = str(visit.said.get("name", ""))
+        made, told = self.studio.make_token(visit.user.id, name, days)
+        shown = self.shell.render("token", visit, token=made, told=told)
+        return self.shell.open(visit, "people") | {self.receipt: shown}
+
+    def revoke_token(self, visit: Visit) -> Updates:
+        gone = self.studio.revoke_token(visit.user.id, visit.id)
+        said = visit.words("tokens_revoked", name=gone.name)
+        return self.shell.open(visit, "people") | self.shell.say(visit, "done", said)
+
     def _typed(self, visit: Visit, word: str) -> None:
         if str(visit.said.get("typed", "")).strip().casefold() != word.casefold():
             raise UserError(visit.words("people_typed_wrong", word=word))
@@ -120,6 +138,18 @@ class People:
             "used": words.size(self.studio.storage_used(user, person.id)),
             "models": [_model(model, visit) for model in sorted(models, key=lambda m: -m.version)],
         }
+
+
+def _token(token: Token, visit: Visit) -> dict[str, Any]:
+    used = datetime.fromisoformat(token.used_on) if token.used_on else None
+    return {
+        "id": token.id,
+        "name": token.name,
+        "made": day(token.created_at, visit.words),
+        "until": day(token.expires_at, visit.words),
+        "used": day(used, visit.words) if used else "",
+        "expired": token.expired,
+    }
 
 
 def _model(model: PersonalModel, visit: Visit) -> dict[str, Any]:

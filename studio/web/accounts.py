@@ -16,6 +16,7 @@ import secrets
 import threading
 import time
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 from starlette.requests import HTTPConnection
@@ -88,7 +89,6 @@ class Accounts:
         self._file = file
         self._read_at: float | None = None
         self._hashes: dict[str, str] = {}
-        self._decoy = hash_password(secrets.token_hex(8))
 
     def check(self, name: str, password: str) -> bool:
         """Whether the password is this user's; takes as long for a user who does not exist."""
@@ -96,6 +96,10 @@ class Accounts:
         _, salt, wanted = (kept or self._decoy).split("$")
         found = _scrypt(password[:1000], _unb64(salt))
         return hmac.compare_digest(found, _unb64(wanted)) and kept is not None
+
+    @cached_property
+    def _decoy(self) -> str:
+        return hash_password(secrets.token_hex(8))
 
     def stamp(self, name: str) -> str:
         """Changes with the password, so that sessions begun with an old one end; empty for nobody.
@@ -227,13 +231,17 @@ class Visitors:
         if not self.signs_in and not self.settings.public:
             return LOCAL_USER
         facts = self.signer.read("session", request.cookies.get(COOKIE, ""))
-        name = facts["user"] if facts else ""
+        return self.admitted(facts["user"], facts.get("stamp", "")) if facts else None
+
+    def admitted(self, name: str, stamp: str) -> str | None:
+        """The name if its user may enter now, by what was true when they signed in or made a token:
+        a removed account and a new password end both."""
         if is_guest(name):
             return name if self.guests else None
         if name.startswith(oidc.PREFIX):
             return name if self.provider is not None else None
-        stamp = self.accounts.stamp(name) if self.accounts is not None else ""
-        return name if facts and stamp and stamp == facts.get("stamp") else None
+        wanted = self.accounts.stamp(name) if self.accounts is not None else ""
+        return name if wanted and wanted == stamp else None
 
     def session(self, name: str) -> str:
         """The content of the cookie that makes a browser this user's."""

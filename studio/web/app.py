@@ -64,7 +64,13 @@ def create(settings: Settings) -> FastAPI:
     app.include_router(api.routes(parts, visitors, lambda: health(parts, supervisor)))
     app.include_router(rest.routes(parts.studio, wait_s=settings.api_wait_seconds))
     _mount_page(app, parts, supervisor)
-    app.add_middleware(Guard, visitors=visitors, owners=owners, framed=bool(settings.space))
+
+    def programs(token: str) -> str | None:
+        found = parts.studio.bearer(token)
+        return visitors.admitted(*found) if found else None
+
+    framed = bool(settings.space)
+    app.add_middleware(Guard, visitors=visitors, owners=owners, programs=programs, framed=framed)
     return app
 
 

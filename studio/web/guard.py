@@ -7,12 +7,16 @@ belongs to the user who made it, and nobody else's request about it gets through
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from anyio import to_thread
 from starlette.requests import ClientDisconnect, HTTPConnection
-from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from studio.errors import BackendError
+from studio.rest.problems import answer as problem_of
 from studio.rest.problems import as_problem
 from studio.web.accounts import COOKIE, SESSION_S, Visitors
 from studio.web.owners import Owners, named_things, parsed
@@ -57,11 +61,19 @@ class Guard:
     """The outermost layer of the web app."""
 
     def __init__(
-        self, app: ASGIApp, visitors: Visitors, owners: Owners, *, framed: bool = False
+        self,
+        app: ASGIApp,
+        visitors: Visitors,
+        owners: Owners,
+        *,
+        programs: Callable[[str], str | None],
+        framed: bool = False,
     ) -> None:
+        """`programs` says whose a program's token is: the user's name, or None for nobody's."""
         self.app = app
         self.visitors = visitors
         self.owners = owners
+        self.programs = programs
         self.ancestors = "'self' https://huggingface.co https://*.hf.space" if framed else "'none'"
         self.framed = framed
         settings = visitors.settings
@@ -79,7 +91,14 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         request = HTTPConnection(scope)
-        user = self.visitors.name(request)
+        token = self._token(request, scope)
+        if token:
+            user, shut_out = await self._by_token(token, request)
+            if shut_out is not None:
+                await shut_out(scope, receive, self._with_headers(scope, send, ""))
+                return
+        else:
+            user = self.visitors.name(request)
         fresh = ""
         if user is None and self.visitors.guests:
             fresh = self.visitors.guest()
@@ -93,6 +112,32 @@ class Guard:
             await refused(scope, receive, send)
             return
         await self._bounded(scope, receive, send, user or "")
+
+    # whose token it is
+
+    def _token(self, request: HTTPConnection, scope: Scope) -> str:
+        """What a program sent to sign in; empty everywhere but at the routes for programs."""
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        here = PROGRAMS.match(scope["path"]) and self.visitors.signs_in
+        return token.strip() if here and scheme.casefold() == "bearer" else ""
+
+    async def _by_token(
+        self, token: str, request: HTTPConnection
+    ) -> tuple[str | None, Response | None]:
+        """The user's name, or a refusal. Misses from an address count as at the sign-in, but a good
+        token is never refused for the bad ones of a neighbour: nobody guesses 256 bits."""
+        where = request.client.host if request.client else ""
+        try:
+            wait_s = self.from_address.wait_s(where)
+            user = None if wait_s else await to_thread.run_sync(self.programs, token)
+        except BackendError as fault:
+            return None, problem_of(fault)
+        if user is not None:
+            return user, None
+        wait_s = wait_s or self.visitors.throttle.begin(f"token from {where}")
+        if wait_s:
+            return None, as_problem(_wait(wait_s, request))
+        return None, as_problem(_answer(401, "This token is not valid here, or not any more."))
 
     # what is refused before anything is read
 
@@ -135,10 +180,7 @@ class Guard:
             wait_s = wait_s or self.uploads.wait_s(user or "") or self.uploads_from.wait_s(where)
         if not wait_s:
             return None
-        told = f"This is too much in a short time. Wait {wait_s:.0f} seconds, then try again."
-        answer = _answer(429, _spoken(request.scope, told))
-        answer.headers["retry-after"] = str(int(wait_s) + 1)
-        return answer
+        return _wait(wait_s, request)
 
     # bodies, in and out
 
@@ -257,6 +299,13 @@ def cookie(session: str, *, secure: bool, framed: bool, name: str = COOKIE) -> s
 
 def _answer(status: int, text: str) -> PlainTextResponse:
     return PlainTextResponse(text, status, headers={"cache-control": "no-store"})
+
+
+def _wait(wait_s: float, request: HTTPConnection) -> PlainTextResponse:
+    told = f"This is too much in a short time. Wait {wait_s:.0f} seconds, then try again."
+    answer = _answer(429, _spoken(request.scope, told))
+    answer.headers["retry-after"] = str(int(wait_s) + 1)
+    return answer
 
 
 def _host(request: HTTPConnection) -> str | None:

@@ -10,7 +10,7 @@ from PIL import Image
 from studio.intake.sample import sample_photos
 from studio.parts import Parts, build
 from studio.pictures.delivery import Delivery, Drawn
-from studio.records import Avatar, Person, PersonalModel, Photo, PhotoSet, Run, User
+from studio.records import Avatar, Person, PersonalModel, Photo, PhotoSet, Run, Token, User
 from studio.settings import Settings
 from tests.tiny_bases import tiny_base
 from training.request import TrainedModel
@@ -38,6 +38,7 @@ class Household:
     model: PersonalModel
     drawing: Run
     avatar: Avatar
+    token: Token
 
 
 def furnish(parts: Parts, name: str, folder: Path) -> Household:
@@ -63,7 +64,10 @@ def furnish(parts: Parts, name: str, folder: Path) -> Household:
     avatar = delivery.avatar(drawing, f"{style.id}-0", drawn(model.id, style.id))
     photos = studio.photos(user.id, photo_set.id)
     run = studio.run(user.id, training.id)
-    return Household(user, person, photo_set, photos, run, preview_id, model, drawing, avatar)
+    token, _told = studio.make_token(user.id, f"{name}'s program")
+    return Household(
+        user, person, photo_set, photos, run, preview_id, model, drawing, avatar, token
+    )
 
 
 def trained(folder: Path, base: str = "tiny") -> TrainedModel:

@@ -24,7 +24,7 @@ NOT_FOUND = Words("en")("notice_not_found")
 FAULTS = [Words("en")(f"notice_{kind}") for kind in ("unexpected", "backend")]
 # Erasing comes last, so that everything before has something to work on.
 LAST = ("cancel", "retry", "delete", "undo", "remove", "remove_bad", "delete_model",
-        "delete_photos", "erase", "erase_me")  # fmt: skip
+        "delete_photos", "revoke_token", "erase", "erase_me")  # fmt: skip
 # The host's own actions: with accounts, nobody is the host who is not named in AVATAR_ADMINS.
 HOSTS = {"answer"}
 
@@ -66,7 +66,7 @@ def doors_of(app: Any) -> list[Door]:
 def ids_of(goods: Household) -> dict[str, str]:
     return {
         "person": goods.person.id, "photo": goods.photos[0].id, "run": goods.drawing.id,
-        "model": goods.model.id, "avatar": goods.avatar.id,
+        "model": goods.model.id, "avatar": goods.avatar.id, "token": goods.token.id,
     }  # fmt: skip
 
 

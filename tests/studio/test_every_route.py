@@ -193,7 +193,7 @@ def ann(parts, site) -> Ann:
     ids = {
         "user": goods.user.id, "person": goods.person.id, "set": goods.photo_set.id,
         "photo": goods.photos[0].id, "training": goods.training.id, "preview": goods.preview_id,
-        "model": goods.model.id, "drawing": goods.drawing.id, "avatar": goods.avatar.id,
+        "model": goods.model.id, "drawing": goods.drawing.id, "avatar": goods.avatar.id, "token": goods.token.id,
         "upload": path, "progress": "annsprogress", "session": visitor.session, "event": event,
         "link": made.rsplit("/", 1)[1], "archive": archive.rsplit("/", 1)[1],
     }  # fmt: skip

@@ -19,6 +19,7 @@ from studio.records import (
     Photo,
     PhotoSet,
     Run,
+    Token,
     User,
     new_id,
 )
@@ -33,6 +34,7 @@ ACTIONS = {
 OWN_ONLY = {
     "people", "add_person", "add_sample_person", "runs", "erase_user", "export_user",
     "like_style", "liked_styles", "appeals", "judge_text",
+    "make_token", "tokens",
 }  # fmt: skip
 # These take no user at all, or (user) make one from the name of who signed in.
 FOR_ANYBODY = {"user", "styles", "health", "workers", "base_choices", "expect_photos"}
@@ -79,6 +81,7 @@ def values_of(alice: Household, folder: Path) -> dict[str, object]:
         "text": "",
         "key": "a key",
         "on": True,
+        "token_id": alice.token.id,
     }
 
 
@@ -96,7 +99,7 @@ def attack(parts, action: str, user_id: str, known: dict[str, object]) -> object
 
 def state(parts) -> dict[str, object]:
     """All of Alice's records and the names of her files."""
-    kinds = (User, Person, Consent, PhotoSet, Photo, PersonalModel, Run, Avatar)
+    kinds = (User, Person, Consent, PhotoSet, Photo, PersonalModel, Run, Avatar, Token)
     rows = {kind.__name__: parts.catalog.find(kind) for kind in kinds}
     alices = {
         name: [r for r in found if getattr(r, "user_id", "") == rows["User"][0].id]
@@ -161,6 +164,7 @@ def test_lists_show_the_askers_own_only(parts, alice):
     assert parts.studio.runs(bob) == []
     assert parts.studio.models(bob) == []
     assert parts.studio.avatars(bob) == []
+    assert parts.studio.tokens(bob) == []
     with pytest.raises(NotAllowed):
         parts.studio.model(bob, alice.model.name)
 
@@ -179,7 +183,14 @@ def test_an_owner_may_do_all_of_it(parts, tmp_path):
 
 
 def _destructive(action: str) -> tuple[int, str]:
-    last = ("delete_avatars", "restore_avatars", "remove_photo", "delete_model", "delete_photos")
+    last = (
+        "delete_avatars",
+        "restore_avatars",
+        "remove_photo",
+        "delete_model",
+        "delete_photos",
+        "revoke_token",
+    )
     if action == "erase_person":
         return (99, action)
     return (last.index(action) + 1 if action in last else 0, action)
