@@ -17,7 +17,15 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from training.starter import autoencoder, captions, checkpoint, pictures, reading, tokenizer
+from training.starter import (
+    autoencoder,
+    captions,
+    checkpoint,
+    focus,
+    pictures,
+    reading,
+    tokenizer,
+)
 from training.starter.recipe import Recipe
 
 diffusers: Any = stock  # its classes are not fully typed
@@ -107,10 +115,11 @@ def build(recipe: Recipe, words: CLIPTokenizer) -> Nets:
 
 @dataclass
 class Examples:
-    """Latents of one set of pictures and the token ids of several captions for each."""
+    """Latents of one set of pictures, the token ids of several captions and the map for each."""
 
     latents: torch.Tensor
     tokens: torch.Tensor
+    maps: torch.Tensor
 
 
 def examples(recipe: Recipe, work: Path) -> dict[str, Examples]:
@@ -127,7 +136,8 @@ def examples(recipe: Recipe, work: Path) -> dict[str, Examples]:
             latents = _encode(vae, work, kind)
             state = {"latents": latents, "tokens": _captioned(kind, recipe, words, len(latents))}
             checkpoint.save(state, file)
-        found[kind] = Examples(state["latents"], state["tokens"])
+        shown = list(pictures.subjects(kind, recipe))[: len(state["latents"])]
+        found[kind] = Examples(state["latents"], state["tokens"], focus.of(shown))
     return found
 
 
@@ -160,10 +170,11 @@ def _captioned(kind: str, recipe: Recipe, words: CLIPTokenizer, count: int) -> t
 
 @dataclass
 class Batch:
-    """Latents, token ids, and which pictures of which set they are, in order."""
+    """Latents, token ids, maps, and which pictures of which set they are, in order."""
 
     latents: torch.Tensor
     tokens: torch.Tensor
+    maps: torch.Tensor
     picked: dict[str, torch.Tensor]
 
 
@@ -173,7 +184,8 @@ def _batch(every: dict[str, Examples], mix: dict[str, int]) -> Batch:
     tokens = [
         every[kind].tokens[p, torch.randint(CAPTIONS_EACH, (len(p),))] for kind, p in picked.items()
     ]
-    return Batch(torch.cat(latents), torch.cat(tokens).long(), picked)
+    maps = [every[kind].maps[p] for kind, p in picked.items()]
+    return Batch(torch.cat(latents), torch.cat(tokens).long(), torch.cat(maps), picked)
 
 
 def loss_of(
@@ -183,12 +195,14 @@ def loss_of(
     lesson: reading.Lesson,
     empty: torch.Tensor,
     recipe: Recipe,
+    places: torch.Tensor,
     late: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean squared error of the predicted velocity at random times, and the loss in reading.
 
-    A share `late` of the times comes from the noisier half. `empty` are the tokens of no caption,
-    which the recipe's share of the pictures is drawn with.
+    `places` (maps x H x W) is what each place of a latent counts beside 1. A share `late` of the
+    times comes from the noisier half. `empty` are the tokens of no caption, which the recipe's
+    share of the pictures is drawn with.
     """
     last, count = SCHEDULE["num_train_timesteps"], len(batch.latents)
     times = torch.randint(last, (count,))
@@ -202,7 +216,8 @@ def loss_of(
         context = nets.text(torch.cat([batch.tokens, empty])).last_hidden_state
         said = torch.where(silent[:, None, None], context[-1:], context[:-1])
         guess = nets.unet(noisy.contiguous(memory_format=torch.channels_last), times, said).sample
-    error = (guess.float() - noise.get_velocity(batch.latents, grain, times)).pow(2).mean()
+    off = (guess.float() - noise.get_velocity(batch.latents, grain, times)).pow(2)
+    error = (off * (1 + places[batch.maps][:, None])).mean()
     parts = context[:-1, place].float().split([len(p) for p in batch.picked.values()])
     read = [
         lesson.loss(kind, part, picked) * (len(picked) / count)
@@ -215,6 +230,7 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
     """Train, or go on training; `work/denoiser.pt` holds the averaged weights and the state."""
     shape, file = recipe.denoiser, work / "denoiser.pt"
     every = examples(recipe, work)
+    places = focus.maps(recipe, autoencoder.train(recipe, work))
     words = tokenizer.train(recipe, work)
     torch.set_num_threads(shape.threads)
     torch.manual_seed(recipe.seed)
@@ -252,7 +268,8 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
             group["lr"] = rate * shape.rate(progress)
         mix = shape.mix(progress)
         batch = _batch(every, mix.counts)
-        error, read = loss_of(nets, noise, batch, lesson, empty, recipe, mix.noisy)
+        weighted = places * shape.focused(progress)
+        error, read = loss_of(nets, noise, batch, lesson, empty, recipe, weighted, mix.noisy)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(error + recipe.reading.weight * read)
         torch.nn.utils.clip_grad_norm_(weights, 1.0)

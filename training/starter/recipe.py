@@ -48,6 +48,11 @@ class AutoencoderRecipe(Part):
     threads: int
 
 
+def _between(points: tuple[tuple[float, float], ...], progress: float) -> float:
+    shares, values = zip(*points, strict=True)
+    return float(np.interp(progress, shares, values))
+
+
 class Mix(Part):
     """How many pictures of each set a batch holds, `since` a share of the run."""
 
@@ -79,6 +84,7 @@ class DenoiserRecipe(Part):
     learning_rate: float
     warmup_steps: int
     rates: tuple[tuple[float, float], ...]
+    focus: tuple[tuple[float, float], ...] = ((0.0, 0.0),)
     ema: float
     empty_captions: float
     seconds: float
@@ -87,8 +93,11 @@ class DenoiserRecipe(Part):
 
     def rate(self, progress: float) -> float:
         """The learning rate's factor at 0..1 of the run, straight lines between `rates`."""
-        places, factors = zip(*self.rates, strict=True)
-        return float(np.interp(progress, places, factors))
+        return _between(self.rates, progress)
+
+    def focused(self, progress: float) -> float:
+        """What the places that show the expression count beside the others, at 0..1 of the run."""
+        return _between(self.focus, progress)
 
     def mix(self, progress: float) -> Mix:
         """What a batch holds at 0..1 of the run."""
