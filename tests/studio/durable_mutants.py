@@ -116,6 +116,55 @@ MUTATIONS = {
         "if False and parts[0]",
         f"{HERE}/test_backup.py::test_archives_that_are_no_backups_write_nothing[other/file]",
     ),
+    "unasked": Mutation(
+        "a restore replaces nothing unasked",
+        "studio.backup:_restore",
+        "_check_place(settings, catalog, force)",
+        "pass",
+        f"{HERE}/test_backup.py::"
+        "test_a_backup_restored_elsewhere_is_the_same_studio_and_back_again[sqlite]",
+    ),
+    "forward": Mutation(
+        "an older release's records come forward",
+        "studio.migrations.upgrade:upgrade",
+        'command.upgrade(config, "head")',
+        "pass",
+        f"{HERE}/test_migrations.py::test_a_studio_of_any_release_comes_forward_whole",
+    ),
+    "twice": Mutation(
+        "a repeated step finds the avatar that it stored before",
+        "studio.delivery:Delivery.avatar",
+        "if there is not None:",
+        "if False:",
+        f"{HERE}/test_delivery.py::"
+        "test_an_avatar_is_stored_once_however_often_its_step_is_repeated",
+    ),
+    "checkpoint": Mutation(
+        "a trainer that was ended goes on from its checkpoint",
+        "training.checkpoint:read",
+        "if not path.is_file():",
+        "if True:",
+        "tests/training/test_dreambooth.py::"
+        "test_a_run_that_was_terminated_continues_to_the_same_weights",
+    ),
+    "together": Mutation(
+        "records change in one transaction: a removal that fails writes no erasure",
+        "studio.catalog:Catalog.remove",
+        "            if erasure is not None:",
+        "            for kind, ids in doomed.items():\n"
+        "                table = _TABLES[kind]\n"
+        "                connection.execute(delete(table).where(table.c.id.in_(list(ids))))\n"
+        "            connection.connection.commit()\n"
+        "            if erasure is not None:",
+        f"{HERE}/test_catalog.py::test_a_removal_that_fails_writes_no_erasure[sqlite]",
+    ),
+    "full": Mutation(
+        "a full disk is said, with what to do",
+        "studio.storage.local:storage_fault",
+        "if fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):",
+        "if False:",
+        f"{HERE}/test_outages.py::test_a_disk_that_is_full_is_said_and_nothing_is_lost",
+    ),
     "future": Mutation(
         "an older program does not touch the records of a newer one",
         "studio.migrations.upgrade:upgrade",

@@ -217,9 +217,14 @@ def test_the_page_is_killed_again_and_again(tmp_path):
 
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("seed", range(20))
-def test_many_crashes(tmp_path, seed):
-    parts = open_shop(tmp_path / "home")
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+@pytest.mark.parametrize("seed", range(10))
+def test_many_crashes(tmp_path, request, database, seed):
+    changes = {}
+    if database == "postgres":
+        url = request.getfixturevalue("postgres").new_database()
+        changes = {"database_url": url, "workflow_database_url": url}
+    parts = open_shop(tmp_path / "home", **changes)
     try:
         walk(parts, seed, crashes=8, spread_s=10.0, workers=1 + seed % 2)
     finally:

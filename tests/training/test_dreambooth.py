@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tests.training.runs import request
 from training import dreambooth, session
 from training.precision import FP32
-from training.progress import CANCEL, PAUSE, read_status
+from training.progress import CANCEL, PAUSE, Progress, read_status
 from training.request import Phase, TrainingRequest
 from training.result import FOLDER, KOHYA, REPORT, WEIGHTS, WORD, read_result
 
@@ -109,6 +109,14 @@ def test_a_run_that_was_terminated_continues_to_the_same_weights(ask, monkeypatc
     whole = ask("starter", "whole", **common)
     assert run(whole) == dreambooth.DONE
     broken = ask("starter", "broken", **common)
+    learned: list[int] = []
+    tell = Progress.step
+
+    def telling(self: Progress, step: int, total: int, loss: float) -> None:
+        learned.append(step)
+        tell(self, step, total, loss)
+
+    monkeypatch.setattr(Progress, "step", telling)
     for step in (40, 150, 260):
         when = []
 
@@ -123,6 +131,7 @@ def test_a_run_that_was_terminated_continues_to_the_same_weights(ask, monkeypatc
         status = read_status(broken.run_folder)
         assert status.phase is Phase.WAITING and "continues" in status.note
     assert run(broken) == dreambooth.DONE
+    assert learned == list(range(1, 401)), "a step was learned twice, or never"
     for key, value in final(whole.run_folder).items():
         assert torch.equal(value, final(broken.run_folder)[key]), key
 
