@@ -100,13 +100,6 @@ def test_nobody_is_the_persons_call_and_two_faces_are_not_usable(fresh, tmp_path
     assert fresh.studio.confirm_photo(fresh.user_id, nobody.id).accepted
 
 
-def test_the_same_photo_twelve_times_is_one_photo(fresh):
-    cards = [fresh.add(sample_photos()[0], f"copy {n}.webp") for n in range(5)]
-    assert [c.decision for c in cards] == [Decision.ALLOW] + [Decision.BLOCK] * 4
-    assert all("copy 0.webp" in card.reasons[0].message for card in cards[1:])
-    assert fresh.status.accepted == 1 and fresh.status.missing == 1
-
-
 def test_when_the_first_of_two_like_photos_goes_the_other_takes_its_place(fresh, tmp_path):
     first = fresh.add(sample_photos()[0])
     resaved = Image.open(sample_photos()[0]).convert("RGB").resize((600, 600))
