@@ -19,8 +19,7 @@ PROGRAMS = {
 }
 EACH_S = 240
 
-# Many minutes on two cores: part of `make soak`, so that `make test` stays within half an hour.
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(4 * 3600)]
+EVERY = [(program, name) for program, mutations in PROGRAMS.items() for name in mutations]
 
 
 @cache
@@ -33,10 +32,22 @@ def said(program: str) -> dict[str, str]:
     return json.loads(ended.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize(
-    ("program", "name"),
-    [(program, name) for program, mutations in PROGRAMS.items() for name in mutations],
-)
+def test_every_mutation_still_finds_what_it_breaks_and_its_test():
+    for program, name in EVERY:
+        mutation = PROGRAMS[program][name]
+        module, function = mutation.function.split(":")
+        source = (ROOT / f"{module.replace('.', '/')}.py").read_text("utf-8")
+        assert mutation.old in source, f"{name}: {mutation.function}"
+        file, _, test = mutation.test.partition("::")
+        test, function = test.partition("[")[0], function.rpartition(".")[2]
+        for text, wanted in ((source, function), ((ROOT / file).read_text("utf-8"), test)):
+            assert f"def {wanted}(" in text, f"{name}: {wanted} is not there"
+
+
+# Many minutes on two cores: part of `make soak`, so that `make test` stays within half an hour.
+@pytest.mark.soak
+@pytest.mark.timeout(4 * 3600)
+@pytest.mark.parametrize(("program", "name"), EVERY)
 def test_a_broken_promise_is_noticed(program, name):
     mutation = PROGRAMS[program][name]
     assert said(program)[name] == "failed", f"{mutation.promise}: {mutation.test}"

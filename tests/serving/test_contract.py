@@ -329,7 +329,10 @@ def test_a_client_that_goes_away_stops_its_drawing(loaded):
         head = f"POST /models/hash0/invoke HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         raw.sendall(head.encode() + body)
         assert gate.reached.wait(LONG_S)
-    time.sleep(0.5)
+    until = time.monotonic() + LONG_S
+    while not all(ticket.stopped for ticket in loaded.engine.requests._drawing):
+        assert time.monotonic() < until, "nobody noticed that the client went away"
+        time.sleep(0.01)
     before = len(gate.batches)
     gate.remove()
     assert loaded.invoke("hash1").status_code == 200

@@ -39,28 +39,28 @@ MUTATIONS = {
         "studio.work.roster:Roster.claim",
         "where(workers.c.id == dead_id, free)",
         "where(workers.c.id == dead_id)",
-        f"{HERE}/test_roster.py::test_a_killed_worker_is_noticed_at_once_and_claimed_once",
+        f"{HERE}/work/test_roster.py::test_a_killed_worker_is_noticed_at_once_and_claimed_once",
     ),
     "struck": Mutation(
         "a worker that was taken for dead notices it",
         "studio.work.roster:Roster.beat",
         "update(workers).where(mine, workers.c.taken_by.is_(None))",
         "update(workers).where(mine)",
-        f"{HERE}/test_roster.py::test_a_worker_elsewhere_is_dead_when_its_beats_stand_still",
+        f"{HERE}/work/test_roster.py::test_a_worker_elsewhere_is_dead_when_its_beats_stand_still",
     ),
     "clock": Mutation(
         "a worker elsewhere is not dead because a clock was set or we slept",
         "studio.work.roster:Roster._is_dead",
         "look - watch.looked > LOST_AFTER_S / 3",
         "False",
-        f"{HERE}/test_roster.py::test_a_worker_elsewhere_is_dead_when_its_beats_stand_still",
+        f"{HERE}/work/test_roster.py::test_a_worker_elsewhere_is_dead_when_its_beats_stand_still",
     ),
     "age": Mutation(
         "nothing goes for its age because a clock was set",
         "studio.keeping.timekeeping:Timekeeper.believable",
         'if steady - known["since"] < DOUBT_S:',
         "if False:",
-        f"{HERE}/test_timekeeping.py::"
+        f"{HERE}/keeping/test_timekeeping.py::"
         "test_a_clock_that_jumps_is_not_until_it_went_back_or_held_for_a_day",
     ),
     "process": Mutation(
@@ -68,14 +68,14 @@ MUTATIONS = {
         "training.local:_started",
         "if not boot.exists():",
         "if True:",
-        f"{HERE}/test_timekeeping.py::test_a_trainer_is_the_same_process_whatever_the_clock_says",
+        f"{HERE}/keeping/test_timekeeping.py::test_a_trainer_is_the_same_process_whatever_the_clock_says",
     ),
     "orphans": Mutation(
         "a run whose page was killed before it was enqueued is done all the same",
         "studio.work.workflows:DurableWorkflows.mend",
         "if run.id not in known:",
         "if False:",
-        f"{HERE}/test_workflows.py::"
+        f"{HERE}/work/test_workflows.py::"
         "test_what_a_crash_left_between_records_and_workflows_is_made_good",
     ),
     "ghosts": Mutation(
@@ -83,7 +83,7 @@ MUTATIONS = {
         "studio.work.roster:Roster.enlist_lost",
         "for worker_id in lost:",
         "for worker_id in ():",
-        f"{HERE}/test_workflows.py::"
+        f"{HERE}/work/test_workflows.py::"
         "test_what_a_crash_left_between_records_and_workflows_is_made_good",
     ),
     "turns": Mutation(
@@ -91,14 +91,14 @@ MUTATIONS = {
         "studio.work.workflows:_next_place",
         "max(mine) // ROUND + 1",
         "max(mine) // ROUND",
-        f"{HERE}/test_workflows.py::test_everybody_gets_one_turn_a_round_whoever_asks_for_much",
+        f"{HERE}/work/test_workflows.py::test_everybody_gets_one_turn_a_round_whoever_asks_for_much",
     ),
     "late": Mutation(
         "a worker that wakes up too late changes nothing that is recorded",
         "studio.pictures.delivery:_attempt",
         "new_id()[:12]",
         "'once'",
-        f"{HERE}/test_delivery.py::"
+        f"{HERE}/pictures/test_delivery.py::"
         "test_a_worker_that_wakes_up_too_late_changes_nothing_that_is_recorded",
     ),
     "room": Mutation(
@@ -106,7 +106,7 @@ MUTATIONS = {
         "studio.work.devices:TrainingLease.share",
         'b"" if self._fits(needed) else LEAVE',
         'b""',
-        f"{HERE}/test_devices.py::"
+        f"{HERE}/work/test_devices.py::"
         "test_a_training_leaves_the_device_to_what_has_no_room_beside_it[30.0-leave]",
     ),
     "backup": Mutation(
@@ -114,14 +114,14 @@ MUTATIONS = {
         "studio.keeping.backup:_checked_names",
         "if key == name or parts[0]",
         "if False and parts[0]",
-        f"{HERE}/test_backup.py::test_archives_that_are_no_backups_write_nothing[other/file]",
+        f"{HERE}/keeping/test_backup.py::test_archives_that_are_no_backups_write_nothing[other/file]",
     ),
     "unasked": Mutation(
         "a restore replaces nothing unasked",
-        "studio.backup:_restore",
+        "studio.keeping.backup:_restore",
         "_check_place(settings, catalog, force)",
         "pass",
-        f"{HERE}/test_backup.py::"
+        f"{HERE}/keeping/test_backup.py::"
         "test_a_backup_restored_elsewhere_is_the_same_studio_and_back_again[sqlite]",
     ),
     "forward": Mutation(
@@ -133,10 +133,10 @@ MUTATIONS = {
     ),
     "twice": Mutation(
         "a repeated step finds the avatar that it stored before",
-        "studio.delivery:Delivery.avatar",
+        "studio.pictures.delivery:Delivery.avatar",
         "if there is not None:",
         "if False:",
-        f"{HERE}/test_delivery.py::"
+        f"{HERE}/pictures/test_delivery.py::"
         "test_an_avatar_is_stored_once_however_often_its_step_is_repeated",
     ),
     "checkpoint": Mutation(

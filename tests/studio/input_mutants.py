@@ -11,7 +11,7 @@ import sys
 from tests.mutants import Mutation, noticed
 
 HERE = "tests/studio"
-GATE = f"{HERE}/test_gate.py"
+GATE = f"{HERE}/intake/test_gate.py"
 
 
 def in_the_child(promise: str, old: str, new: str, test: str) -> Mutation:
@@ -22,7 +22,7 @@ def in_the_child(promise: str, old: str, new: str, test: str) -> Mutation:
     )
     start = '[sys.executable, "-S", "-P", str(program)]'
     broken = f'[sys.executable, "-S", "-P", "-c", {code!r}, str(program)]'
-    return Mutation(promise, "studio.gate:spawn", start, broken, f"{GATE}::{test}")
+    return Mutation(promise, "studio.intake.gate:spawn", start, broken, f"{GATE}::{test}")
 
 
 MUTATIONS = {
@@ -52,7 +52,7 @@ MUTATIONS = {
     ),
     "secrets": Mutation(
         "the child that decodes knows none of our secrets",
-        "studio.gate:spawn",
+        "studio.intake.gate:spawn",
         'env={"PYTHONPATH"',
         'env={**os.environ, "PYTHONPATH"',
         f"{GATE}::test_the_child_runs_under_its_limits_and_knows_none_of_our_secrets",
@@ -87,32 +87,32 @@ MUTATIONS = {
     ),
     "consent": Mutation(
         "only photos that a consent covers are trained",
-        "studio.runs:Runs._check_set",
+        "studio.doors.runs:Runs._check_set",
         "if not status.consented:",
         "if False:",
-        f"{HERE}/test_runs.py::test_a_set_that_is_not_ready_says_what_is_missing",
+        f"{HERE}/doors/test_runs.py::test_a_set_that_is_not_ready_says_what_is_missing",
     ),
     "refused": Mutation(
         "refused texts start nothing",
-        "studio.runs:Runs._check_text",
+        "studio.doors.runs:Runs._check_text",
         "if not verdict.allowed:",
         "if False:",
-        f"{HERE}/test_runs.py::test_a_refused_text_starts_nothing_and_many_make_one_wait",
+        f"{HERE}/doors/test_runs.py::test_a_refused_text_starts_nothing_and_many_make_one_wait",
     ),
     "public_text": Mutation(
         "a public studio without a real check draws catalogue styles only",
-        "studio.runs:Runs._check_text",
+        "studio.doors.runs:Runs._check_text",
         "if text.strip() and self.restricted:",
         "if False:",
-        f"{HERE}/test_runs.py::"
+        f"{HERE}/doors/test_runs.py::"
         "test_a_public_studio_without_a_real_check_draws_catalogue_styles_only",
     ),
     "public_photo": Mutation(
         "a public studio without a real check takes sample photos only",
-        "studio.photos:Photos.add_photo",
+        "studio.doors.photos:Photos.add_photo",
         "if self.restricted and upload_sha256 not in sample_hashes():",
         "if False:",
-        f"{HERE}/test_photos.py::test_a_public_studio_without_a_real_check_takes_samples_only",
+        f"{HERE}/doors/test_photos.py::test_a_public_studio_without_a_real_check_takes_samples_only",
     ),
     "setting": Mutation(
         "a setting that does not work is named by its variable",

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from moderation.verdict import Decision
 from studio.errors import UserError
-from studio.sample import sample_photos
+from studio.intake.sample import sample_photos
 from tests.studio.house import open_house
 
 

@@ -25,6 +25,7 @@ def test_equal_uploads_belong_to_all_who_sent_them_until_each_forgets():
     for who in ("ann", "bob"):
         found.share("upload /tmp/same", who)
     found.share("upload /tmp/hers", "ann")
+    assert all(found.owns("upload /tmp/same", who) for who in ("ann", "bob"))
     assert found.forget_uploads("ann") == [Path("/tmp/hers")], "Bob still needs the other"
     assert not found.owns("upload /tmp/same", "ann") and found.owns("upload /tmp/same", "bob")
     assert found.forget_uploads("bob") == [Path("/tmp/same")]
