@@ -241,8 +241,8 @@ MUTATIONS = {
     ),
     "stamp": Mutation(
         "a new password ends the sessions of the old one",
-        "studio.web.accounts:Visitors.name",
-        'stamp == facts.get("stamp")',
+        "studio.web.accounts:Visitors.admitted",
+        "wanted == stamp",
         "True",
         f"{STUDIO}/web/test_accounts.py::test_a_new_password_ends_the_sessions_of_the_old_one",
     ),
