@@ -115,11 +115,11 @@ def build(recipe: Recipe, words: CLIPTokenizer) -> Nets:
 
 @dataclass
 class Examples:
-    """Latents of one set of pictures, the token ids of several captions and the map for each."""
+    """Latents of one set of pictures, the token ids of several captions and the style of each."""
 
     latents: torch.Tensor
     tokens: torch.Tensor
-    maps: torch.Tensor
+    styles: torch.Tensor
 
 
 def examples(recipe: Recipe, work: Path) -> dict[str, Examples]:
@@ -170,11 +170,11 @@ def _captioned(kind: str, recipe: Recipe, words: CLIPTokenizer, count: int) -> t
 
 @dataclass
 class Batch:
-    """Latents, token ids, maps, and which pictures of which set they are, in order."""
+    """Latents, token ids, styles, and which pictures of which set they are, in order."""
 
     latents: torch.Tensor
     tokens: torch.Tensor
-    maps: torch.Tensor
+    styles: torch.Tensor
     picked: dict[str, torch.Tensor]
 
 
@@ -184,8 +184,8 @@ def _batch(every: dict[str, Examples], mix: dict[str, int]) -> Batch:
     tokens = [
         every[kind].tokens[p, torch.randint(CAPTIONS_EACH, (len(p),))] for kind, p in picked.items()
     ]
-    maps = [every[kind].maps[p] for kind, p in picked.items()]
-    return Batch(torch.cat(latents), torch.cat(tokens).long(), torch.cat(maps), picked)
+    styles = [every[kind].styles[p] for kind, p in picked.items()]
+    return Batch(torch.cat(latents), torch.cat(tokens).long(), torch.cat(styles), picked)
 
 
 def loss_of(
@@ -195,14 +195,14 @@ def loss_of(
     lesson: reading.Lesson,
     empty: torch.Tensor,
     recipe: Recipe,
-    places: torch.Tensor,
+    directions: torch.Tensor,
     late: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean squared error of the predicted velocity at random times, and the loss in reading.
 
-    `places` (maps x H x W) is what each place of a latent counts beside 1. A share `late` of the
-    times comes from the noisier half. `empty` are the tokens of no caption, which the recipe's
-    share of the pictures is drawn with.
+    `directions` (styles x D x latent) are those along which the error of the picture that follows
+    from the velocity counts once more. A share `late` of the times comes from the noisier half.
+    `empty` are the tokens of no caption, which the recipe's share of the pictures is drawn with.
     """
     last, count = SCHEDULE["num_train_timesteps"], len(batch.latents)
     times = torch.randint(last, (count,))
@@ -216,8 +216,11 @@ def loss_of(
         context = nets.text(torch.cat([batch.tokens, empty])).last_hidden_state
         said = torch.where(silent[:, None, None], context[-1:], context[:-1])
         guess = nets.unet(noisy.contiguous(memory_format=torch.channels_last), times, said).sample
-    off = (guess.float() - noise.get_velocity(batch.latents, grain, times)).pow(2)
-    error = (off * (1 + places[batch.maps][:, None])).mean()
+    off = guess.float() - noise.get_velocity(batch.latents, grain, times)
+    # With x = sqrt(a) x_t - sqrt(1 - a) v, the picture is off by sqrt(1 - a) times the velocity.
+    wrong = off.flatten(1) * (1 - noise.alphas_cumprod[times]).sqrt()[:, None]
+    along = torch.einsum("ndk,nk->nd", directions[batch.styles], wrong)
+    error = off.pow(2).mean() + along.pow(2).sum(1).mean()
     parts = context[:-1, place].float().split([len(p) for p in batch.picked.values()])
     read = [
         lesson.loss(kind, part, picked) * (len(picked) / count)
@@ -230,7 +233,7 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
     """Train, or go on training; `work/denoiser.pt` holds the averaged weights and the state."""
     shape, file = recipe.denoiser, work / "denoiser.pt"
     every = examples(recipe, work)
-    places = focus.maps(recipe, autoencoder.train(recipe, work))
+    directions = _directions(every, recipe)
     words = tokenizer.train(recipe, work)
     torch.set_num_threads(shape.threads)
     torch.manual_seed(recipe.seed)
@@ -268,8 +271,8 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
             group["lr"] = rate * shape.rate(progress)
         mix = shape.mix(progress)
         batch = _batch(every, mix.counts)
-        weighted = places * shape.focused(progress)
-        error, read = loss_of(nets, noise, batch, lesson, empty, recipe, weighted, mix.noisy)
+        along = directions * shape.focused(progress) ** 0.5
+        error, read = loss_of(nets, noise, batch, lesson, empty, recipe, along, mix.noisy)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(error + recipe.reading.weight * read)
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -285,6 +288,15 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
     keep()
     checkpoint.raise_if_stopped()
     return average
+
+
+def _directions(every: dict[str, Examples], recipe: Recipe) -> torch.Tensor:
+    shown = [
+        subject
+        for kind, found in every.items()
+        for subject in list(pictures.subjects(kind, recipe))[: len(found.latents)]
+    ]
+    return focus.directions(torch.cat([found.latents for found in every.values()]), shown)
 
 
 def _go_on_from(folder: Path, unet: Any) -> None:

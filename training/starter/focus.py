@@ -1,50 +1,78 @@
-"""Where in a picture an expression shows, so that learning can look there.
+"""In which directions of a latent an attribute shows, so that learning can look there.
 
-A mouth is three of the 256 places of a latent: in a plain mean over all places it counts a
-hundredth, and the denoiser that learned hair, clothes and background drew everyone with the same
-face. With these places weighted it learns what to draw in them.
+A mouth is three of the 256 places of a latent, and most of what differs between two mouths is not
+the expression: in a plain mean over all places, whether the expression is right moves the error by
+a thousandth, and the denoiser that learned hair and clothes drew everyone with the same face. Along
+the linear discriminants of an attribute, half to nine tenths of what varies is the attribute. An
+error that counts more there has the same least, the conditional mean, and is soon felt.
+
+Source: R. A. Fisher, The use of multiple measurements in taxonomic problems, 1936.
 """
 
 from __future__ import annotations
 
-import random
-from dataclasses import replace
-from typing import Any
-
-import numpy as np
 import torch
 
-from training.starter import artwork, autoencoder, pictures
-from training.starter.persona import EXPRESSIONS, some_person, some_scene
-from training.starter.recipe import Recipe
+from training.starter import artwork, pictures, probe
 
 STYLES = (*artwork.DRAWN_STYLES, "photo")
-PEOPLE = 24
-"""How many people a map is averaged over."""
+ATTRIBUTES = ("expression", "facial_hair", "hair")
+RIDGE = 0.02
+"""Added to the within-class variance, as a share of its mean: keeps what is seldom seen small."""
 
-
-@torch.no_grad()
-def maps(recipe: Recipe, vae: Any) -> torch.Tensor:
-    """How much each place of the latent changes with the expression: styles x H x W, 0..1."""
-    rng = random.Random(f"{recipe.seed} focus")
-    return torch.stack([_map(style, recipe, vae, rng) for style in STYLES])
+LEAST = 0.15
+"""A direction stays if the attribute explains this share of it in pictures kept out of the fit."""
 
 
 def of(subjects: list[pictures.Subject]) -> torch.Tensor:
-    """The number of each subject's map."""
+    """The number of each subject's style."""
     return torch.tensor([STYLES.index(subject.scene.style) for subject in subjects])
 
 
-def _map(style: str, recipe: Recipe, vae: Any, rng: random.Random) -> torch.Tensor:
-    moved = []
-    for _ in range(PEOPLE):
-        person = replace(some_person(rng), glasses="none")
-        scene = some_scene(style, rng)
-        same = [
-            np.asarray(pictures.picture(person, replace(scene, expression=e), recipe.size_px))
-            for e in EXPRESSIONS
-        ]
-        latent = vae.encode(autoencoder.to_signal(np.stack(same))).latent_dist.mean
-        moved.append(latent.float().var(0, unbiased=False).mean(0).sqrt())
-    mean = torch.stack(moved).mean(0)
-    return mean / mean.max()
+def directions(latents: torch.Tensor, subjects: list[pictures.Subject]) -> torch.Tensor:
+    """The discriminants of every attribute: styles x D x latent's size, zero where none holds.
+
+    Along each, pictures that agree in the attribute vary by a deviation of one over the root of the
+    attribute's directions, so that every attribute counts the same.
+    """
+    flat, style = latents.flatten(1), of(subjects)
+    classes = [probe.truth(subject.person, subject.scene)[0] for subject in subjects]
+    found = []
+    for name in ATTRIBUTES:
+        values = probe.CLASSES[name]
+        labels = torch.tensor([values.index(one[name]) for one in classes])
+        rows = [_discriminants(flat[style == n], labels[style == n]) for n in range(len(STYLES))]
+        most = len(values) - 1
+        padded = [torch.nn.functional.pad(row, (0, 0, 0, most - len(row))) for row in rows]
+        found.append(torch.stack(padded) / most**0.5)
+    return torch.cat(found, 1)
+
+
+def _discriminants(pictured: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Directions between the classes' means, of unit variance within the classes."""
+    kept_out = torch.arange(len(labels)) % 5 == 0
+    fit, named = pictured[~kept_out], labels[~kept_out]
+    present = named.unique()
+    if len(present) < 2 or not kept_out.any():
+        return pictured[:0]
+    means = torch.stack([fit[named == label].mean(0) for label in present])
+    within = fit - means[torch.searchsorted(present, named)]
+    spread = within.T @ within / len(within)
+    spread += RIDGE * within.var() * torch.eye(len(spread))
+    raw = torch.linalg.solve(spread, (means - fit.mean(0)).T).T
+    strength, turn = torch.linalg.eigh(raw @ spread @ raw.T)
+    strength, turn = strength[1:], turn[:, 1:]  # the means lie in one dimension fewer
+    found = (turn / strength.clamp_min(1e-8).sqrt()).T @ raw
+    return found[_explained(found, pictured, labels, kept_out) > LEAST]
+
+
+def _explained(
+    found: torch.Tensor, pictured: torch.Tensor, labels: torch.Tensor, kept_out: torch.Tensor
+) -> torch.Tensor:
+    """The share of each direction that the class explains, in pictures kept out of the fit."""
+    along = pictured @ found.T
+    told = torch.zeros_like(along)
+    for label in labels[~kept_out].unique():
+        told[labels == label] = along[~kept_out & (labels == label)].mean(0)
+    test = along[kept_out]
+    return 1 - (test - told[kept_out]).pow(2).sum(0) / (test - test.mean(0)).pow(2).sum(0)

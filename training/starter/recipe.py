@@ -96,7 +96,7 @@ class DenoiserRecipe(Part):
         return _between(self.rates, progress)
 
     def focused(self, progress: float) -> float:
-        """What the places that show the expression count beside the others, at 0..1 of the run."""
+        """What the directions that show an attribute count beside the rest, at 0..1 of the run."""
         return _between(self.focus, progress)
 
     def mix(self, progress: float) -> Mix:

@@ -1,6 +1,7 @@
 """The recipe from pictures to an exported pipeline, at toy size, with the real classes."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from training.starter import (
     recipe,
     tokenizer,
 )
+from training.starter.persona import EXPRESSIONS, some_person, some_scene
 
 TOY = recipe.Recipe.model_validate(
     {
@@ -57,7 +59,7 @@ TOY = recipe.Recipe.model_validate(
             "learning_rate": 3e-3,
             "warmup_steps": 2,
             "rates": ((0.0, 1.0), (0.5, 1.0), (1.0, 0.01)),
-            "focus": ((0.0, 0.0), (1.0, 5.0)),
+            "focus": ((0.0, 0.0), (1.0, 0.01)),
             "ema": 0.9,
             "empty_captions": 0.1,
             "seconds": 100,
@@ -145,14 +147,16 @@ def test_the_denoiser_learns(work):
     words, every = tokenizer.train(TOY, work), denoiser.examples(TOY, work)
     empty = torch.tensor([words("", padding="max_length").input_ids])
     noise = denoiser.diffusers.DDPMScheduler(**denoiser.SCHEDULE)
-    places = focus.maps(TOY, autoencoder.train(TOY, work, steps=12))
+    directions = torch.zeros_like(denoiser._directions(every, TOY))
     torch.manual_seed(0)
     batches = [denoiser._batch(every, TOY.denoiser.mix(0).counts) for _ in range(4)]
 
     def errors(nets, asks):
         torch.manual_seed(1)
         with torch.no_grad():
-            found = [denoiser.loss_of(nets, noise, b, asks, empty, TOY, places) for b in batches]
+            found = [
+                denoiser.loss_of(nets, noise, b, asks, empty, TOY, directions) for b in batches
+            ]
         return torch.tensor(found).sum(0)
 
     state = checkpoint.restore(work / "denoiser.pt")
@@ -164,13 +168,24 @@ def test_the_denoiser_learns(work):
     assert after[1] < 0.9 * before[1]
 
 
-def test_what_an_expression_changes_is_found_in_every_style(work):
-    """The mouth of a voxel head is a few places below the middle; nothing moves at the rim."""
-    places = focus.maps(TOY, autoencoder.train(TOY, work, steps=12))
-    assert places.shape == (len(focus.STYLES), 16, 16)
-    assert places.flatten(1).max(1).values.eq(1).all()
-    voxel = places[focus.STYLES.index("voxel")]
-    assert float(voxel[9:14, 5:10].mean()) > 5 * float(voxel[:, [0, -1]].mean())
+def test_the_directions_are_those_in_which_an_attribute_shows():
+    """Noise everywhere, and in two places of a latent a little that the expression decides."""
+    rng, torch_rng = random.Random(2), torch.Generator().manual_seed(2)
+    shown = [
+        pictures.Subject(some_person(rng), some_scene(style, rng))
+        for style in focus.STYLES
+        for _ in range(400)
+    ]
+    latents = torch.randn(len(shown), 4, 3, 3, generator=torch_rng)
+    moods = torch.tensor([EXPRESSIONS.index(one.scene.expression) for one in shown])
+    latents[:, 1, 1, 1] += 2.0 * (moods == 1)
+    latents[:, 2, 1, 2] += 2.0 * (moods == 3)
+    found = focus.directions(latents, shown)
+    assert found.shape == (len(focus.STYLES), 14, 36)
+    assert not found[:, 3:].any(), "hair and beard show nowhere in these latents"
+    expression = found[:, :3].reshape(len(focus.STYLES), 3, 4, 3, 3)
+    shares = expression.pow(2).sum((0, 1)) / expression.pow(2).sum()
+    assert float(shares[1, 1, 1] + shares[2, 1, 2]) > 0.6
 
 
 def test_the_lesson_teaches_the_text_encoder_to_read(work):
