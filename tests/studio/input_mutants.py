@@ -1,4 +1,4 @@
-"""Breaks what stands between others' files and wishes and the studio, one promise at a time:
+"""Breaks what stands between others' files, texts and tokens and the studio, promise by promise:
 
 python -m tests.studio.input_mutants NAME…    prints one JSON object, as `tests.mutants` does
 """
@@ -113,6 +113,28 @@ MUTATIONS = {
         "if self.restricted and upload_sha256 not in sample_hashes():",
         "if False:",
         f"{HERE}/doors/test_photos.py::test_a_public_studio_without_a_real_check_takes_samples_only",
+    ),
+    "token_owner": Mutation(
+        "a token is revoked by whose it is only",
+        "studio.doors.tokens:Tokens.revoke_token",
+        "found is None or found.user_id != user_id",
+        "found is None",
+        f"{HERE}/test_isolation.py::"
+        "test_another_users_ids_are_refused_and_change_nothing[revoke_token-bob]",
+    ),
+    "token_old": Mutation(
+        "a token ends with its time",
+        "studio.doors.tokens:Tokens.bearer",
+        "not found or found[0].expired",
+        "not found",
+        f"{HERE}/web/test_tokens.py::test_a_revoked_an_old_and_a_made_up_token_are_nobodys",
+    ),
+    "token_plain": Mutation(
+        "a token is kept as a hash only",
+        "studio.doors.tokens:Tokens.make_token",
+        "_sha256(told), stamp",
+        "told, stamp",
+        f"{HERE}/web/test_tokens.py::test_a_token_is_told_once_and_kept_as_a_hash",
     ),
     "setting": Mutation(
         "a setting that does not work is named by its variable",
