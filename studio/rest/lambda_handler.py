@@ -234,6 +234,12 @@ def api(studio: Studio, wait_s: float) -> FastAPI:
     def absent(_request: Any, _fault: Any) -> Any:
         return nothing_here()
 
+    @app.exception_handler(405)
+    def not_this_way(_request: Any, fault: Any) -> Any:
+        refused = problem(405, "invalid", "This cannot be done here.")
+        refused.headers["allow"] = (fault.headers or {}).get("Allow", "")
+        return refused
+
     return app
 
 

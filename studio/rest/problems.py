@@ -78,7 +78,10 @@ class ProblemRoute(APIRoute):
         async def handled(request: Request) -> Response:
             try:
                 declared = request.headers.get("content-length", "0")
-                if not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
+                if (
+                    not (declared.isascii() and declared.isdigit())
+                    or int(declared) > MAX_BODY_BYTES
+                ):
                     return _too_large()
                 if len(await request.body()) > MAX_BODY_BYTES:
                     return _too_large()
@@ -114,7 +117,10 @@ def as_problem(refused: PlainTextResponse) -> Response:
     status = refused.status_code
     code = {401: "signed-out", 404: "not-found", 429: "too-fast"}.get(status, "invalid")
     wait_s = int(refused.headers.get("retry-after", 0))
-    return problem(status, code, bytes(refused.body).decode(), wait_s=wait_s)
+    told = problem(status, code, bytes(refused.body).decode(), wait_s=wait_s)
+    if "allow" in refused.headers:
+        told.headers["allow"] = refused.headers["allow"]
+    return told
 
 
 def _too_large() -> Response:

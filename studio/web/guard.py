@@ -39,6 +39,7 @@ OPEN = re.compile(
 )
 OWNED = re.compile(rf"^({API}|/files|/links|/api|/v1|/classifier)/")
 PROGRAMS = re.compile(r"^/(v1|classifier)\b")
+POSTED = re.compile(r"^/(v1/avatars|classifier(/checkToxicity)?)$")
 STATIC = re.compile(r"^/(assets|static|svelte|favicon\.ico|theme\.css|robots\.txt|healthz)\b")
 _BOUNDARY = re.compile(rb'boundary="?([^";,]+)"?', re.I)
 # Needed by nobody who has not signed in but the page of the sign-in itself.
@@ -149,8 +150,11 @@ class Guard:
             return _answer(400, "This studio is only for this machine: open it by 127.0.0.1.")
         if not OPEN.match(path) or "//" in path or ".." in path.split("/"):
             return _answer(404, "There is nothing here.")
-        if method not in ("GET", "HEAD", "POST"):
-            return _answer(405, "This cannot be done here.")
+        allowed = _methods(path)
+        if method not in allowed:
+            refused = _answer(405, "This cannot be done here.")
+            refused.headers["allow"] = ", ".join(allowed)
+            return refused
         if method == "POST" and _foreign(request):
             return _answer(403, "This request came from another site.")
         if user is None and path not in ANYBODY and not path.startswith("/links/"):
@@ -306,6 +310,14 @@ def _wait(wait_s: float, request: HTTPConnection) -> PlainTextResponse:
     answer = _answer(429, _spoken(request.scope, told))
     answer.headers["retry-after"] = str(int(wait_s) + 1)
     return answer
+
+
+def _methods(path: str) -> tuple[str, ...]:
+    """What may be done at an open path. The page's own routes refuse the rest by themselves; of a
+    program's, Gradio would answer what is no route."""
+    if PROGRAMS.match(path):
+        return ("POST",) if POSTED.match(path) else ("GET",)
+    return ("GET", "HEAD", "POST")
 
 
 def _host(request: HTTPConnection) -> str | None:

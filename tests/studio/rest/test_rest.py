@@ -20,6 +20,7 @@ from starlette.testclient import TestClient
 from moderation.verdict import Decision
 from studio.pictures.delivery import Delivery
 from studio.records import Run, Use, new_id, now
+from studio.rest import lambda_handler
 from studio.web import accounts
 from studio.web import app as web
 from tests.studio.house import drawn, furnish, open_house
@@ -252,6 +253,22 @@ def test_bad_bodies_are_problems(shared):
         assert answer.status_code == status, (sent, answer.text)
         assert answer.headers["content-type"] == "application/problem+json"
         assert word in answer.json()["detail"] and answer.json()["status"] == status
+
+
+@pytest.mark.parametrize("home", ["beside the studio", "lambda"])
+def test_another_method_is_a_problem_that_says_which_is_right(shared, house, home):
+    client = client_of(shared, "ann")
+    if home == "lambda":
+        client = TestClient(lambda_handler.api(house.studio, 0.0))
+    for method, path, right in (
+        ("GET", "/v1/avatars", "POST"), ("GET", "/classifier", "POST"),
+        ("GET", "/classifier/checkToxicity", "POST"), ("POST", "/v1/avatars/x", "GET"),
+        ("POST", "/v1/pictures/x", "GET"), ("DELETE", "/v1/pictures/x", "GET"),
+    ):  # fmt: skip
+        answer = client.request(method, path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, right), (method, path)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["status"] == 405
 
 
 def test_without_a_model_there_is_nothing_to_draw(shared):
