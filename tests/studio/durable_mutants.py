@@ -134,8 +134,8 @@ MUTATIONS = {
     "twice": Mutation(
         "a repeated step finds the avatar that it stored before",
         "studio.pictures.delivery:Delivery.avatar",
-        "if there is not None:",
-        "if False:",
+        "avatar_id = slot_id(run.id, slot)",
+        "avatar_id = new_id()",
         f"{HERE}/pictures/test_delivery.py::"
         "test_an_avatar_is_stored_once_however_often_its_step_is_repeated",
     ),
