@@ -187,7 +187,11 @@ class StudioActions(Protocol):
         shape: Shape = "square",
         seed: int | None = None,
         strength: float = 1.0,
-    ) -> Run: ...
+        size_id: str = "",
+    ) -> Run:
+        """Draw in each style. Downloads offer the size `size_id` of `studio.sizes` first."""
+        ...
+
     def compare(
         self,
         user_id: str,

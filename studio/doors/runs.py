@@ -20,6 +20,7 @@ from studio.doors.owned import checked_name
 from studio.doors.photos import Photos
 from studio.errors import BackendError, UserError
 from studio.records import Person, PersonalModel, Photo, PhotoSet, Run, Use, new_id, now
+from studio.sizes import size
 from training.hub import TABLE as JUMPSTART
 from training.recipe import plan
 from training.request import BaseRef, InstancePhoto, TrainingRequest
@@ -166,16 +167,19 @@ class Runs(Photos):
         shape: Shape = "square",
         seed: int | None = None,
         strength: float = 1.0,
+        size_id: str = "",
     ) -> Run:
         """Begin to draw `count` avatars in each style. `UserError` says which wish cannot be met.
 
-        Without `seed` one is drawn; the same seed and wishes give the same pictures.
+        Without `seed` one is drawn; the same seed and wishes give the same pictures. `size_id` is
+        kept with the run: what its pictures are for, and the size that downloads offer first.
         """
         model, wishes = self._wishes(
             user_id, model_id, style_ids=style_ids, text=text, count=count, quality=quality,
             shape=shape, seed=seed, strength=strength,
         )  # fmt: skip
-        return self._begin("generate", user_id, model.person_id, wishes.total, wishes.asked)
+        asked = wishes.asked | ({"size": size(size_id).id} if size_id else {})
+        return self._begin("generate", user_id, model.person_id, wishes.total, asked)
 
     def _wishes(
         self,

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from studio.actions import Shape
 from studio.errors import UserError
 
 
@@ -22,6 +23,14 @@ class Size:
     width: int
     height: int
     cut: Literal["", "circle"] = ""
+
+    @property
+    def shape(self) -> Shape:
+        """The shape to draw in, so that little is cut off or filled up."""
+        if self.cut:
+            return self.cut
+        ratio = self.width / self.height
+        return "banner" if ratio > 1.5 else "portrait" if ratio < 0.9 else "square"
 
 
 @cache

@@ -180,9 +180,10 @@ def avatar_tile(
     circle: bool = False,
     clear: bool = False,
     before: str = "",
+    size: str = "",
 ) -> dict[str, Any]:
     """An avatar as a tile; `circle` shows it cut round, `clear` offers to take the background away,
-    `before` is the id of a photo to lay it over."""
+    `before` is the id of a photo to lay it over, `size` the preset it was drawn for."""
     return {
         "id": avatar.id,
         "preview": address("avatar-preview", avatar.id),
@@ -198,6 +199,7 @@ def avatar_tile(
         "clear": clear,
         "before": address("photo-preview", before) if before else "",
         "warning": blurred_words(avatar, words),
+        "size": size,
         "about": words(
             "avatars_about", width=avatar.width, height=avatar.height, seed=avatar.seed,
             day=day(avatar.created_at, words),

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-from typing import Any, cast
+from typing import Any
 
 import gradio as gr
 
-from studio.actions import Shape
 from studio.errors import UserError
 from studio.records import PersonalModel, Run
+from studio.sizes import size
 from studio.ui import cards, refusals
 from studio.ui.comparison import Beside, Pairs, model_name, results_title
 from studio.ui.following import Following, person_of
+from studio.ui.shapes import Shapes, size_name
 from studio.ui.shell import RELAY, Shell, Updates, Visit
 from studio.ui.strings import label
 from studio.ui.tiles import Tiles
 from studio.ui.train import _quality, quality_choices
 
-SHAPES = ("square", "portrait", "banner", "circle")
 MOST_SEED = 2**32 - 1
 
 
@@ -59,10 +59,7 @@ class Create:
                             quality_choices(), value="balanced", label=label("create_quality"),
                             elem_id="create-quality",
                         )  # fmt: skip
-                    self.shape = gr.Radio(
-                        [(label(f"create_{name}"), name) for name in SHAPES], value="square",
-                        label=label("create_shape"), elem_id="create-shape",
-                    )  # fmt: skip
+                    self.shapes = Shapes(shell)
                     with gr.Accordion(label("create_more"), open=False), gr.Row():
                         self.seed = gr.Textbox(
                             label=label("create_seed"), info=label("create_seed_info"),
@@ -79,16 +76,19 @@ class Create:
                 self.limits = shell.html("create-limits")
         shell.add(
             self.head, self.results, self.form, self.model, self.styles, self.text, self.count,
-            self.quality, self.shape, self.seed, self.strength, self.limits, *self.beside.fields,
+            self.quality, *self.shapes.fields, self.seed, self.strength, self.limits,
+            *self.beside.fields,
         )  # fmt: skip
 
     def wire(self) -> None:
         fields = [
-            self.model, self.styles, self.text, self.count, self.quality, self.shape, self.seed,
+            self.model, self.styles, self.text, self.count, self.quality, *self.shapes.fields,
+            self.seed,
             self.strength, *self.beside.fields,
         ]  # fmt: skip
         self.shell.on(self.start.click, self.draw, inputs=fields)
         self.beside.wire()
+        self.shapes.wire()
         self.shell.dispatch(self.styles, {"like_style": self.like_style})
         self.shell.on(self.model.input, self.other_model, inputs=[self.model])
         self.shell.dispatch(self.head, {})
@@ -127,6 +127,7 @@ class Create:
                 value=chosen.id,
             )
             updates |= self._gallery(visit, chosen) | self.beside.offer(models, visit)
+            updates |= self.shapes.offer(visit)
             updates[self.text] = gr.Textbox(interactive=not self.shell.restricted)
         return updates
 
@@ -148,14 +149,15 @@ class Create:
             "text": (values[self.text] or "").strip(),
             "count": int(values[self.count]),
             "quality": _quality(values[self.quality]),
-            "shape": cast(Shape, values[self.shape] if values[self.shape] in SHAPES else "square"),
             "seed": self._seed(visit),
             "strength": float(values[self.strength]),
+            **self.shapes.asked(visit),
         }
         model_id = str(values[self.model])
         side = self.beside.side(visit, model_id, asked["strength"])
         try:
             if side:
+                del asked["size_id"]  # what is compared is looked at as it was drawn
                 run, _ = self.studio.compare(visit.user.id, model_id, beside=side, **asked)
             else:
                 run = self.studio.generate(visit.user.id, model_id, **asked)
@@ -213,12 +215,15 @@ class Create:
         refused = cards.refusals(run, self.tiles.style_names(visit), words)
         count = sum(one["count"] for one in refused)
         wanted = int(detail.get("wanted", 0))
+        made_for = size(str(run.request["size"])) if run.request.get("size") else None
         markup = self.shell.render(
             "results", visit, run=run, left=self.following.left(visit, run), avatars=tiles,
             title=results_title(run, visit, len(tiles), count, self.following.line(visit, run)),
             select=False, blanks=0 if run.over else max(0, wanted - len(tiles) - count),
-            refused=refused, refused_count=count, zip=f"files/avatars.zip?run={run.id}",
-            asked=refusals.asked(self.shell, visit).get(run.id), why=self.following.why(visit, run),
+            refused=refused, refused_count=count, why=self.following.why(visit, run),
+            zip=f"files/avatars.zip?run={run.id}" + (f"&size={made_for.id}" if made_for else ""),
+            made_for=size_name(made_for, words) if made_for else "",
+            asked=refusals.asked(self.shell, visit).get(run.id),
         )  # fmt: skip
         return {self.results: markup}
 

@@ -156,12 +156,13 @@ window.studio = (() => {
       part(".previous").disabled = at === 0;
       part(".next").disabled = at === tiles.length - 1;
       const load = make('<a class="button key" download></a>');
-      load.href = data.full; load.download = data.file; load.textContent = say.download;
+      load.href = data.size ? `files/picture/${encodeURIComponent(data.id)}?size=${data.size}` : data.full;
+      load.download = data.file; load.textContent = say.download;
       const liked = data.favourite === "yes";
       const keep = button(liked ? say.unfavourite : say.favourite), more = button(say.more_like_this);
       const sized = button(say.sizes), both = button(say.before_after);
       const unlike = button(say.not_like_me), bin = button(say.delete, "danger");
-      sized.onclick = () => save({ id: data.id, name: data.file, clear: data.clear === "yes" }, sized);
+      sized.onclick = () => save({ id: data.id, name: data.file, size: data.size, clear: data.clear === "yes" }, sized);
       both.onclick = () => overlay({ before: data.before, after: data.full, beforeWords: say.before, afterWords: say.after, caption: data.caption }, both);
       keep.onclick = () => act("favourite", { on: liked ? "no" : "yes" });
       more.onclick = () => act("more_like_this");
@@ -206,7 +207,7 @@ window.studio = (() => {
   function saved(source, element) {
     const ids = selected(element), all = source.dataset.all || "";
     const query = ids.length ? ids.map((id) => `id=${encodeURIComponent(id)}`).join("&") : all;
-    return { query, zip: true, count: ids.length || element.querySelectorAll("[data-avatar]").length, name: "avatars.zip", clear: source.dataset.clear === "yes" };
+    return { query, zip: true, count: ids.length || element.querySelectorAll("[data-avatar]").length, name: "avatars.zip", size: source.dataset.size || "", clear: source.dataset.clear === "yes" };
   }
   function save(wish, opener) {
     const say = words(), sizes = JSON.parse(document.querySelector("#top [data-sizes]")?.dataset.sizes || "[]");
@@ -228,6 +229,7 @@ window.studio = (() => {
       box.append(...sizes.filter((one) => one.group === group).map((one) => new Option(one.name, one.id)));
       list.append(box);
     }
+    list.value = wish.size || "";
     const no = button(say.cancel), go = button(say.save_go, "key"), told = part(".save-told");
     part(".row-actions").append(no, go);
     no.onclick = () => dialog.close();

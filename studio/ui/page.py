@@ -13,6 +13,7 @@ from studio.pictures.sizes import sizes
 from studio.records import Person, Run
 from studio.settings import Settings
 from studio.ui import avatars, cards, create, host, people, photos, refusals, train, welcome
+from studio.ui.shapes import size_name
 from studio.ui.shell import Place, Shell, Updates, Visit
 from studio.ui.strings import table
 
@@ -209,12 +210,11 @@ def link(place: Place) -> str:
 
 def _sizes(visit: Visit) -> list[dict[str, Any]]:
     """What pictures can be made ready for, as the browser's dialog wants it."""
-    german = visit.words.language == "de"
     return [
         {
             "id": one.id,
             "group": visit.words(f"save_group_{one.group}"),
-            "name": f"{one.name_de if german else one.name} · {one.width} × {one.height}",
+            "name": size_name(one, visit.words),
         }
         for one in sizes()
     ]

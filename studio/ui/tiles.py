@@ -34,9 +34,7 @@ class Tiles:
         user = visit.user.id
         people = {one.id: one.name for one in self.studio.people(user)}
         styles = {style.id: style for style in self._styles(visit)}
-        shapes = {
-            run.id: run.request.get("shape") for run in self.studio.runs(user, kind="generate")
-        }
+        asked = {run.id: run.request for run in self.studio.runs(user, kind="generate")}
         before = {person_id: self._photo(visit, person_id) for person_id in
                   {avatar.person_id for avatar in found}}  # fmt: skip
         return [
@@ -45,7 +43,8 @@ class Tiles:
                 cards.style_name(styles[avatar.style_id], visit.words)
                 if avatar.style_id in styles else avatar.style_id,
                 visit.words,
-                circle=shapes.get(avatar.run_id) == "circle",
+                circle=asked.get(avatar.run_id, {}).get("shape") == "circle",
+                size=str(asked.get(avatar.run_id, {}).get("size") or ""),
                 clear=avatar.style_id in styles and styles[avatar.style_id].transparent,
                 before=before[avatar.person_id],
             )
@@ -96,6 +95,7 @@ class Tiles:
             count=min(4, self.shell.settings.max_count),
             quality=cast(Quality, run.request.get("quality") or "balanced"),
             shape=cast(Shape, run.request.get("shape") or "square"),
+            size_id=str(run.request.get("size") or ""),
         )  # fmt: skip
         return self.shell.open(visit, "create", person=avatar.person_id, run=again.id)
 
