@@ -97,7 +97,7 @@ def _home(settings: Settings) -> Check:
 def _records(parts: Parts) -> Check:
     count = parts.catalog.count(User)
     url = parts.catalog.engine.url.render_as_string(hide_password=True)
-    return Check("records", True, f"{url}, {count} users")
+    return Check("records", True, f"{url}, {count} user{'' if count == 1 else 's'}")
 
 
 def _workflows(parts: Parts) -> Check:

@@ -19,8 +19,8 @@ from studio.cloud.costs import training as training_cost
 from studio.doors.owned import checked_name
 from studio.doors.photos import Photos
 from studio.errors import BackendError, UserError
+from studio.pictures.sizes import size
 from studio.records import Person, PersonalModel, Photo, PhotoSet, Run, Use, new_id, now
-from studio.sizes import size
 from training.hub import TABLE as JUMPSTART
 from training.recipe import plan
 from training.request import BaseRef, InstancePhoto, TrainingRequest

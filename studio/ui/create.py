@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 
 from studio.errors import UserError
+from studio.pictures.sizes import size
 from studio.records import PersonalModel, Run
-from studio.sizes import size
 from studio.ui import cards, refusals
 from studio.ui.comparison import Beside, Pairs, model_name, results_title
 from studio.ui.following import Following, person_of

@@ -7,7 +7,7 @@ from typing import Any, cast
 import gradio as gr
 
 from studio.actions import Shape
-from studio.sizes import Size, size, sizes
+from studio.pictures.sizes import Size, size, sizes
 from studio.ui.shell import Shell, Updates, Visit
 from studio.ui.strings import Words, label
 

@@ -80,7 +80,10 @@ class Words:
         """Another room's English message in this language; as it is where we have no words."""
         for pattern, ours in sentences(self.language):
             if found := pattern.fullmatch(message):
-                return ours.format(**found.groupdict())
+                values = found.groupdict()
+                if "base" in values:  # the name of the shipped base is ours to translate
+                    values["base"] = self.say(values["base"])
+                return ours.format(**values)
         first, dot, rest = message.partition(". ")
         return f"{self.say(first + '.')} {self.say(rest)}" if dot else message
 

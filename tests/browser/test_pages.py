@@ -25,6 +25,7 @@ def test_what_is_missing_is_said_where_it_can_be_seen(visit: Visit) -> None:
     page.click("#welcome-start")
     notice = page.locator("#notice [role=alert]")
     expect(notice).to_contain_text("give the person a name")
+    expect(notice).to_be_in_viewport()
     page.fill("#welcome-name input, #welcome-name textarea", "Nobody")
     page.click("#welcome-start")
     expect(notice).to_contain_text("who is in the photos")
@@ -59,6 +60,11 @@ def test_a_photo_is_cropped_removed_and_kept_across_a_reload(visit: Visit) -> No
     expect(page.locator("#notice")).to_contain_text("crop was changed")
     assert frame.get_attribute("style") != before
     page.locator(".card[data-photo] [data-do=remove]").first.click()
+    expect(page.locator("dialog.ask")).to_contain_text("deleted here for good")
+    page.keyboard.press("Escape")
+    expect(page.locator(".card[data-photo]")).to_have_count(2)
+    page.locator(".card[data-photo] [data-do=remove]").first.click()
+    page.locator("dialog.ask .danger").click()
     expect(page.locator(".card[data-photo]")).to_have_count(1)
     page.reload()
     page.wait_for_selector("#page-photos h1")
@@ -183,7 +189,7 @@ def test_every_page_fits_and_is_accessible(
     )
     seen(page)
     page.click("#welcome-start")  # the error state
-    expect(page.locator("#notice [role=alert]")).to_be_visible()
+    expect(page.locator("#notice [role=alert]")).to_be_in_viewport()
     seen(page)
     page.locator(".person", has_text=trained).click()
     page.wait_for_selector("#page-create .style-grid")

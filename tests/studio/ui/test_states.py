@@ -12,9 +12,10 @@ import pytest
 
 from studio.actions import Side
 from studio.doors.hosting import Hosting
-from studio.errors import NotAllowed
+from studio.errors import NotAllowed, UserError
 from studio.parts import Parts
 from studio.pictures.delivery import Delivery
+from studio.pictures.sizes import size
 from studio.records import User
 from studio.ui.page import Site
 from studio.ui.shell import Place, Updates, Visit
@@ -158,6 +159,32 @@ def test_refused_pictures_are_told_counted_and_can_be_appealed(
     told = shown(site.open(visit, "create"))
     assert "asked-open" in told and 'data-kind="run"' not in told
     assert visit.words("avatars_refused_more") in shown(site.open(visit, "avatars"))
+
+
+def test_what_pictures_are_made_for_sets_their_shape_and_their_downloads(
+    site: Site, parts: Parts, alice: Household
+) -> None:
+    shapes = site.pages["create"].shapes  # type: ignore[attr-defined]
+    visit = visit_of(alice.user, "de", person=alice.person.id)
+    asked = replace(visit, values={shapes.size: "story", shapes.shape: "portrait"})
+    assert shapes.choose(asked) == {shapes.shape: "portrait"}
+    wanted = {"story": "portrait", "header": "banner", "profile-round": "circle", "chat": "square"}
+    assert {key: size(key).shape for key in wanted} == wanted
+    with pytest.raises(UserError, match="no size"):
+        shapes.asked(replace(asked, values={shapes.size: "huge", shapes.shape: "square"}))
+    run = parts.studio.generate(
+        alice.user.id, alice.model.id, style_ids=[alice.avatar.style_id], count=1,
+        **shapes.asked(asked),
+    )  # fmt: skip
+    delivery = Delivery(parts.catalog, parts.storage)
+    delivery.avatar(run, f"{alice.avatar.style_id}-0", drawn(alice.model.id, alice.avatar.style_id))
+    parts.catalog.update_run(run.id, state="done")
+    told = shown(site.open(visit.at(run=run.id), "create"))
+    assert (
+        f"avatars.zip?run={run.id}&amp;size=story" in told
+        and "Story · 1080\N{NO-BREAK SPACE}×" in told
+    )
+    assert 'data-size="story"' in shown(site.open(visit, "avatars"))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
