@@ -40,10 +40,15 @@ def _settings(name: str = "") -> Settings:
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    endpoint_instance: Annotated[
+        str, typer.Option(help="Instance type that the endpoint runs, or will run, on.")
+    ] = "ml.g5.xlarge",
+    as_json: Json = False,
+) -> None:
     """Look at identity, bucket, rights, quotas, model and endpoint, and say what to do."""
     with reporting(as_json) as output:
-        found = aws_room.doctor(_settings())
+        found = aws_room.doctor(_settings(), endpoint_instance=endpoint_instance)
         for check in found["checks"]:
             mark = "ok" if check["ok"] else "no"
             output.words(f"{mark}  {check['name']}: {check['detail']}")

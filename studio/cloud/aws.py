@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from serving.errors import EngineError
@@ -46,12 +47,12 @@ def hosting(settings: Settings) -> Hosting:
 # --- doctor ----------------------------------------------------------------------------------
 
 
-def doctor(settings: Settings) -> dict[str, Any]:
+def doctor(settings: Settings, *, endpoint_instance: str) -> dict[str, Any]:
     """Every check as the command's JSON: name, ok, detail, and what to do about it."""
-    return {"checks": [asdict(check) for check in _checks(settings)]}
+    return {"checks": [asdict(check) for check in _checks(settings, endpoint_instance)]}
 
 
-def _checks(settings: Settings) -> Iterator[Check]:
+def _checks(settings: Settings, endpoint_instance: str) -> Iterator[Check]:
     identity = _tried(
         "identity",
         lambda: _identity(settings),
@@ -79,10 +80,12 @@ def _checks(settings: Settings) -> Iterator[Check]:
         lambda: _role(settings),
         "Set AVATAR_AWS_ROLE to a role that SageMaker may assume; docs/aws.md has its rights.",
     )
-    for use in ("training job", "spot training job", "endpoint"):
+    trainer = settings.aws_trainer_instance
+    uses = {"training job": trainer, "spot training job": trainer, "endpoint": endpoint_instance}
+    for use, instance in uses.items():
         yield _tried(
             f"quota for {use}s",
-            lambda use=use: _quota(settings, use),  # type: ignore[misc]
+            partial(_quota, settings, f"{instance} for {use} usage"),
             "Ask for at least 1 under Service Quotas > Amazon SageMaker; it takes hours to days.",
         )
     yield _tried(
@@ -179,8 +182,7 @@ def _role(settings: Settings) -> str:
     return f"{name} may be assumed by SageMaker"
 
 
-def _quota(settings: Settings, use: str) -> str:
-    wanted = f"{settings.aws_trainer_instance} for {use} usage"
+def _quota(settings: Settings, wanted: str) -> str:
     quotas = client("service-quotas", settings)
     for page in quotas.get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker"):
         for quota in page["Quotas"]:
