@@ -27,6 +27,7 @@ from studio.errors import BackendError, NotAllowed, StudioError, UserError
 from studio.keeping import retention
 from studio.parts import Parts, build
 from studio.records import Run, now
+from studio.rest import problems
 from studio.rest.problems import KIND, problem
 from studio.rest.routes import nothing_here, routes
 from studio.settings import Settings, read_settings
@@ -239,6 +240,10 @@ def api(studio: Studio, wait_s: float) -> FastAPI:
         refused = problem(405, "invalid", "This cannot be done here.")
         refused.headers["allow"] = (fault.headers or {}).get("Allow", "")
         return refused
+
+    @app.exception_handler(500)
+    def broken(_request: Any, fault: Any) -> Any:
+        return problems.answer(fault)
 
     return app
 

@@ -271,6 +271,19 @@ def test_another_method_is_a_problem_that_says_which_is_right(shared, house, hom
         assert answer.json()["status"] == 405
 
 
+def test_a_fault_of_our_own_in_the_lambda_home_is_a_problem_too(house):
+    app = lambda_handler.api(house.studio, 0.0)
+
+    @app.get("/v1/broken")
+    def broken() -> None:
+        raise RuntimeError("the name of a table")
+
+    answer = TestClient(app, raise_server_exceptions=False).get("/v1/broken")
+    assert (answer.status_code, answer.json()["code"]) == (500, "unknown")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "table" not in answer.text
+
+
 def test_without_a_model_there_is_nothing_to_draw(shared):
     answer = client_of(shared, "carl").post("/v1/avatars", json={})
     assert (answer.status_code, answer.json()["code"]) == (409, "no-model")
