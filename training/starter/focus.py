@@ -16,7 +16,7 @@ import torch
 from training.starter import artwork, pictures, probe
 
 STYLES = (*artwork.DRAWN_STYLES, "photo")
-ATTRIBUTES = ("expression", "facial_hair", "hair")
+ATTRIBUTES = ("expression", "facial_hair", "glasses", "hair")
 RIDGE = 0.02
 """Added to the within-class variance, as a share of its mean: keeps what is seldom seen small."""
 

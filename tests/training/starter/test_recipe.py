@@ -181,8 +181,8 @@ def test_the_directions_are_those_in_which_an_attribute_shows():
     latents[:, 1, 1, 1] += 2.0 * (moods == 1)
     latents[:, 2, 1, 2] += 2.0 * (moods == 3)
     found = focus.directions(latents, shown)
-    assert found.shape == (len(focus.STYLES), 14, 36)
-    assert not found[:, 3:].any(), "hair and beard show nowhere in these latents"
+    assert found.shape == (len(focus.STYLES), 16, 36)
+    assert not found[:, 3:].any(), "nothing else shows in these latents"
     expression = found[:, :3].reshape(len(focus.STYLES), 3, 4, 3, 3)
     shares = expression.pow(2).sum((0, 1)) / expression.pow(2).sum()
     assert float(shares[1, 1, 1] + shares[2, 1, 2]) > 0.6
