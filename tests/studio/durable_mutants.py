@@ -165,6 +165,13 @@ MUTATIONS = {
         "if False:",
         f"{HERE}/test_outages.py::test_a_disk_that_is_full_is_said_and_nothing_is_lost",
     ),
+    "away": Mutation(
+        "a long job waits for a database that goes away",
+        "studio.work.patience:Patient._steadily",
+        "time.monotonic() - began > GIVE_UP_S",
+        "True",
+        f"{HERE}/work/test_patience.py::test_a_call_waits_for_the_database_and_is_made_once",
+    ),
     "future": Mutation(
         "an older program does not touch the records of a newer one",
         "studio.migrations.upgrade:upgrade",

@@ -26,6 +26,21 @@ def in_the_child(promise: str, old: str, new: str, test: str) -> Mutation:
 
 
 MUTATIONS = {
+    "hang": Mutation(
+        "a child that hangs is ended",
+        "studio.intake.gate:Gate._ask",
+        "threading.Timer(self.timeout_s, stop)",
+        "threading.Timer(3600.0, stop)",
+        f"{GATE}::test_a_child_that_hangs_is_ended",
+    ),
+    "decoy": Mutation(
+        "a wrong name takes as long as a wrong password",
+        "studio.web.accounts:Accounts.check",
+        "kept = self.names().get(name)\n",
+        "kept = self.names().get(name)\n        if kept is None:\n            return False\n",
+        f"{HERE}/web/test_accounts.py::"
+        "test_a_name_that_does_not_exist_takes_as_long_as_a_wrong_password",
+    ),
     "pixels": in_the_child(
         "a small file that would decode to 170 megapixels is never decoded",
         "width * height > max_pixels or max(width, height) > MAX_SIDE_PX",

@@ -32,6 +32,23 @@ def test_a_password_is_checked_and_never_kept(tmp_path):
     assert len(file.read_text().splitlines()) == 2
 
 
+def test_a_name_that_does_not_exist_takes_as_long_as_a_wrong_password(tmp_path):
+    file = tmp_path / "accounts"
+    accounts.add(file, "ann", "a long enough sentence")
+    found = Accounts(file)
+
+    def least_s(name: str) -> float:
+        found.check(name, "another long sentence")  # the decoy is made once
+        taken = []
+        for _ in range(5):
+            began = time.thread_time()
+            found.check(name, "another long sentence")
+            taken.append(time.thread_time() - began)
+        return min(taken)
+
+    assert least_s("eve") > 0.5 * least_s("ann")
+
+
 @pytest.mark.parametrize(
     "name", ["", "local", "guest-1", "oidc-1", "a:b", "a\nb", "x" * 61, "../x"]
 )
