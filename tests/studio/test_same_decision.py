@@ -89,7 +89,7 @@ def test_photos(parts, command, tmp_path):
     assert set(wanted.values()) == {"allow", "review", "block"}
     screened = command("screen", album)["photos"]
     assert {row["file"]: row["decision"] for row in screened} == wanted
-    bulk = command("moderate", "photos", album, "--report", tmp_path / "report")["photos"]
+    bulk = command("screen", album, "--report", tmp_path / "report")["photos"]
     assert {row["file"]: row["decision"] for row in bulk} == wanted
     reasons = {row["file"]: {r["code"] for r in row["reasons"]} for row in bulk}
     assert reasons == {name: {r.code for r in photo.reasons} for name, photo in page.items()}
