@@ -20,6 +20,7 @@ from studio.ui.strings import table
 STEPS = ("welcome", "photos", "train", "create")
 PLACES = (("avatars", "grid"), ("people", "person"), ("host", "eye"))
 LIVE_SECONDS = 1.5
+IDLE_SECONDS = 15.0
 
 
 class Page(Protocol):
@@ -173,7 +174,9 @@ class Site:
             script_words=json.dumps(script), sizes=json.dumps(_sizes(visit)),
             busy=_busy(busy, names, visit) if busy else None,
         )  # fmt: skip
-        return {self.top: markup, self.timer: gr.Timer(active=bool(active))}
+        # Never off: a look that began before a run may be answered after it, and would end them.
+        pause_s = LIVE_SECONDS if active else IDLE_SECONDS
+        return {self.top: markup, self.timer: gr.Timer(pause_s, active=True)}
 
     def steps(self, visit: Visit) -> list[tuple[str, str]]:
         """The four steps with done, open or locked."""

@@ -70,6 +70,18 @@ def test_somebody_who_has_nothing_yet_is_told_what_to_do(
     assert words("create_no_model") in shown(site.open(there, "create"))
 
 
+def test_a_page_looks_often_while_something_runs_and_never_stops(
+    site: Site, parts: Parts, alice: Household
+) -> None:
+    """A look that began before a run and is answered after it must not end the following."""
+    calm = site.tick(visit_of(parts.studio.user("calm"), "en", page="welcome"))[site.timer]
+    visit = visit_of(alice.user, "en", page="train", person=alice.person.id)
+    run = parts.studio.train(alice.user.id, alice.photo_set.id, steps=1)
+    busy = site.tick(visit)[site.timer]
+    parts.studio.cancel(alice.user.id, run.id)
+    assert calm.active and busy.active and busy.value < 2 < calm.value
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_renders_for_somebody_who_has_everything(
