@@ -63,7 +63,7 @@ class Ledger:
         if self._evidence is None:
             return verdict
         try:
-            key, id = self._evidence.key, secrets.token_urlsafe(16)
+            key, id = self._evidence.key, secrets.token_hex(16)
             self._evidence.keep(record(id, verdict, stage, content(), key, self._policy))
         except Exception as fault:  # noqa: BLE001 - whatever the store raises, nothing was kept
             log.error("a decision at %s could not be kept: %s", stage, type(fault).__name__)

@@ -16,8 +16,11 @@ RunState = Literal[
 
 
 def new_id() -> str:
-    """A random, unguessable id of 22 URL-safe characters (128 bits)."""
-    return secrets.token_urlsafe(16)
+    """A random, unguessable id of 32 hexadecimal digits (128 bits).
+
+    No dash: one that begins with it would be read as an option on a command line.
+    """
+    return secrets.token_hex(16)
 
 
 def now() -> datetime:

@@ -6,7 +6,6 @@ lets only one of many simultaneous requests begin.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Sequence
 from datetime import timedelta
@@ -127,8 +126,7 @@ class Clients(Runs):
 
 def keyed_id(user_id: str, key: str, attempt: int) -> str:
     """The id of a key's n-th run; as unguessable as the user's id is."""
-    digest = hashlib.sha256(f"{user_id}\0{attempt}\0{key}".encode()).digest()
-    return base64.urlsafe_b64encode(digest[:16]).decode().rstrip("=")
+    return hashlib.sha256(f"{user_id}\0{attempt}\0{key}".encode()).hexdigest()[:32]
 
 
 def _same(run: Run, asked: dict[str, Any]) -> bool:

@@ -6,7 +6,6 @@ erased meanwhile leaves nothing behind.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import hashlib
 import io
@@ -157,8 +156,7 @@ class Delivery:
 
 def slot_id(run_id: str, slot: str) -> str:
     """The id of what a run makes at a place: the same each time, unguessable without the run's."""
-    digest = hashlib.sha256(f"{run_id}/{slot}".encode()).digest()
-    return base64.urlsafe_b64encode(digest[:16]).decode().rstrip("=")
+    return hashlib.sha256(f"{run_id}/{slot}".encode()).hexdigest()[:32]
 
 
 def model_folder(run: Run) -> str:
