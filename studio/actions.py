@@ -189,7 +189,7 @@ class StudioActions(Protocol):
         strength: float = 1.0,
         size_id: str = "",
     ) -> Run:
-        """Draw in each style. Downloads offer the size `size_id` of `studio.sizes` first."""
+        """Draw in each style. Downloads offer the size `size_id` of `sizes.toml` first."""
         ...
 
     def compare(

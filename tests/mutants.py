@@ -269,7 +269,7 @@ MUTATIONS = {
     ),
     "many": Mutation(
         "only so many files come in one request",
-        "studio.web.guard:_Counted.receive",
+        "studio.web.bodies:Counted.receive",
         "self._seen += window.count(self._mark)",
         "pass",
         f"{STUDIO}/web/test_app.py::test_more_files_than_a_set_holds_are_refused_however_small",

@@ -19,18 +19,24 @@ import typer
 from moderation.verdict import Decision
 from studio import doctor as doctor_room
 from studio.actions import Quality, Shape
-from studio.cli import appeals as appeals_cli
-from studio.cli import aws as aws_cli
-from studio.cli import backup as backup_cli
-from studio.cli import extract as extract_cli
-from studio.cli import moderation as moderation_cli
-from studio.cli import styles as styles_cli
-from studio.cli import tokens as tokens_cli
+from studio.cli import (
+    accounts,
+    appeals,
+    aws,
+    backup,
+    bases,
+    models,
+    moderation,
+    people,
+    styles,
+    tokens,
+)  # fmt: skip
 from studio.cli.console import (
     FAILED,
     REFUSED,
     UNCHECKED,
     USAGE,
+    Json,
     Output,
     follow,
     reporting,
@@ -38,11 +44,9 @@ from studio.cli.console import (
 )
 from studio.cli.listing import (
     avatar_row,
-    base_row,
     files_of,
     make_folder,
     model_row,
-    person_row,
     photo_row,
     print_photos,
     write_avatar,
@@ -53,33 +57,23 @@ from studio.errors import BackendError, UserError
 from studio.parts import Parts, opened
 from studio.records import Person, Photo, Run
 from studio.settings import read_settings
-from studio.web import accounts
+from studio.web.accounts import LOCAL_USER
 from studio.work.supervisor import Supervisor
 
-LOCAL_USER = "local"
 WORKER_START_S = 60.0
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
-bases_app = typer.Typer(help="Base models: which there are, and fetching one.")
-models_app = typer.Typer(help="Personal models.")
-people_app = typer.Typer(help="People that models are trained of.")
-accounts_app = typer.Typer(help="Who may sign in.")
-app.add_typer(accounts_app, name="accounts", no_args_is_help=True)
-app.add_typer(bases_app, name="bases", no_args_is_help=True)
-app.add_typer(models_app, name="models", no_args_is_help=True)
-app.add_typer(people_app, name="people", no_args_is_help=True)
-app.add_typer(aws_cli.app, name="aws", no_args_is_help=True)
-app.add_typer(moderation_cli.app, name="moderate", no_args_is_help=True)
-app.add_typer(styles_cli.app, name="styles")
-app.add_typer(tokens_cli.app, name="tokens", no_args_is_help=True)
-app.add_typer(appeals_cli.app, name="appeals", no_args_is_help=True)
-models_app.command("extract")(extract_cli.extract)
-app.command("backup")(backup_cli.backup)
-app.command("restore")(backup_cli.restore)
+for name, group in (
+    ("accounts", accounts), ("appeals", appeals), ("aws", aws), ("bases", bases),
+    ("models", models), ("moderate", moderation), ("people", people), ("tokens", tokens),
+):  # fmt: skip
+    app.add_typer(group.app, name=name, no_args_is_help=True)
+app.add_typer(styles.app, name="styles")
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 AcceptUnsure = Annotated[
     bool, typer.Option("--accept-unsure", help="Confirm every photo that is your call.")
 ]
@@ -126,42 +120,6 @@ def doctor(as_json: Json = False) -> None:
         output.result(found, FAILED if bad else 0)
 
 
-@bases_app.command("list")
-def bases_list(as_json: Json = False) -> None:
-    """The known base models and whether they are on this machine."""
-    with reporting(as_json) as output, opened() as parts:
-        rows = [base_row(parts, base_id) for base_id in (b.id for b in parts.bases.list())]
-        output.table(
-            ("ID", "FAMILY", "HERE", "MEMORY", "LICENCE"),
-            [
-                (r["id"], r["family"], "yes" if r["available"] else "-", f"{r['memory_gb']:g} GB",
-                 r["licence"])
-                for r in rows
-            ],
-        )  # fmt: skip
-        output.result({"bases": rows})
-
-
-@bases_app.command("fetch")
-def bases_fetch(
-    base_id: Annotated[str, typer.Argument(metavar="ID")], as_json: Json = False
-) -> None:
-    """Download a base model. An interrupted download goes on where it stopped."""
-    from rich.progress import DownloadColumn, Progress, TimeRemainingColumn
-
-    with reporting(as_json) as output, opened() as parts:
-        base = parts.bases.get(base_id)
-        output.words(f"{base.name} is licensed under {base.licence}: {base.licence_url}")
-        columns = (*Progress.get_default_columns()[:2], DownloadColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=output.errors, disable=as_json) as progress:
-            task = progress.add_task(base.id, total=None)
-            parts.bases.fetch(
-                base_id, lambda done, total: progress.update(task, completed=done, total=total)
-            )
-        output.words(f"{base.name} is in {base.folder}.")
-        output.result({"bases": [base_row(parts, base_id)]})
-
-
 @app.command()
 def screen(
     source: Annotated[str, typer.Argument(help="A folder, or s3://bucket/prefix/ in bulk.")],
@@ -180,7 +138,7 @@ def screen(
     """
     with reporting(as_json) as output:
         if report is not None or source.startswith("s3://"):
-            moderation_cli.screen(output, source, report, action)
+            moderation.screen(output, source, report, action)
         else:
             _screen_set(output, Path(source), accept_unsure)
 
@@ -297,31 +255,6 @@ def generate(
         output.result({"avatars": rows, "refused": run.detail["refused"]})
 
 
-@models_app.command("list")
-def models_list(as_json: Json = False) -> None:
-    """The personal models, newest first."""
-    with reporting(as_json) as output, opened() as parts:
-        models = parts.studio.models(parts.studio.user(LOCAL_USER).id)
-        output.table(
-            ("NAME", "VERSION", "BASE", "ID"),
-            [(m.name, m.version, m.base_id, m.id) for m in models],
-        )
-        rows = [model_row(m) | {"created_at": m.created_at.isoformat()} for m in models]
-        output.result({"models": rows})
-
-
-@people_app.command("list")
-def people_list(as_json: Json = False) -> None:
-    """The people, with how many models and avatars there are of each."""
-    with reporting(as_json) as output, opened() as parts:
-        user_id = parts.studio.user(LOCAL_USER).id
-        rows = [person_row(parts, p) for p in parts.studio.people(user_id)]
-        output.table(
-            ("NAME", "MODELS", "AVATARS"), [(r["name"], r["models"], r["avatars"]) for r in rows]
-        )
-        output.result({"people": rows})
-
-
 @app.command()
 def export(
     model: Annotated[str, typer.Option(help="Name or id of a personal model.")],
@@ -354,22 +287,6 @@ def erase(
             f"{receipt.avatars} avatars, {receipt.files} files."
         )
         output.result(row)
-
-
-@accounts_app.command("add")
-def accounts_add(
-    name: Annotated[str, typer.Argument(help="The name to sign in with.")],
-    password: Annotated[str, typer.Option(prompt=True, hide_input=True, confirmation_prompt=True)],
-    as_json: Json = False,
-) -> None:
-    """Add a user to the file that AVATAR_ACCOUNTS names, or give one a new password."""
-    with reporting(as_json) as output:
-        file = read_settings().accounts
-        if not file:
-            raise UserError("AVATAR_ACCOUNTS is not set.", "Set it to the file of accounts.")
-        accounts.add(Path(file), name, password)
-        output.words(f"{name} may sign in.")
-        output.result({"user": name, "file": file})
 
 
 @app.command("worker")

@@ -6,14 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from studio.cli.console import reporting
+from studio.cli.console import Json, reporting
 from studio.errors import NotAllowed, UserError
 from studio.parts import opened
 from studio.records import Appeal
 
 app = typer.Typer(help="For the host: refusals that users ask to have looked at again.")
-
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 
 
 @app.command("list")

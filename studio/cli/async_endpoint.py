@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from serving.errors import EngineError
-from studio.cli.console import reporting
+from studio.cli.console import Json, reporting
 from studio.cloud import aws as aws_room
 from studio.errors import BackendError
 from studio.settings import Settings, read_settings
@@ -19,7 +19,6 @@ app = typer.Typer(
     help="The endpoint that draws orders, and costs nothing while idle.", no_args_is_help=True
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 Name = Annotated[str, typer.Option("--name", help="The endpoint; else AVATAR_AWS_ASYNC_ENDPOINT.")]
 Most = Annotated[int, typer.Option(help="Most instances.")]
 

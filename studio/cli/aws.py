@@ -10,7 +10,7 @@ import typer
 
 from studio.cli.async_endpoint import app as async_app
 from studio.cli.async_endpoint import hosting_errors
-from studio.cli.console import FAILED, reporting
+from studio.cli.console import FAILED, Json, reporting
 from studio.cli.deploy import add_to as add_deploy_to
 from studio.cloud import aws as aws_room
 from studio.cloud.costs import cost_words
@@ -30,7 +30,6 @@ app.add_typer(async_app, name="async")
 app.add_typer(bucket_app, name="bucket")
 add_deploy_to(app)
 
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 Name = Annotated[str, typer.Option("--name", help="The endpoint; else AVATAR_AWS_ENDPOINT.")]
 
 

@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from studio.cli.console import reporting
+from studio.cli.console import Json, reporting
 from studio.keeping import backup as backup_room
 from studio.settings import read_settings
-
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 
 
 def backup(

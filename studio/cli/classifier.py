@@ -16,7 +16,7 @@ import typer
 
 from moderation.aws import MissingExtra
 from moderation.classifier_training import ClassifierError, ClassifierTraining, training_csv
-from studio.cli.console import FAILED, reporting
+from studio.cli.console import FAILED, Json, reporting
 from studio.cloud.parts import place
 from studio.errors import BackendError
 from studio.settings import read_settings
@@ -24,8 +24,6 @@ from studio.settings import read_settings
 app = typer.Typer(
     help="A custom classifier at Comprehend: its training, its endpoint.", no_args_is_help=True
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 
 
 @contextmanager

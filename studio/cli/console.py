@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -32,6 +32,8 @@ _CODES = {
     "cancelled": FAILED,
 }
 LOOK_S = 0.3
+
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,12 @@ from typing import Annotated
 import typer
 
 from diffusion.bases import registry
-from studio.cli.console import FAILED, reporting
+from studio.cli.console import FAILED, Json, reporting
 from studio.cloud import bundle
 from studio.cloud.cloudformation import Stacks, default_network
 from studio.errors import UserError
 from studio.settings import read_settings
 
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 Name = Annotated[str, typer.Option("--name", help="The stack; begins all names in it.")]
 DEFAULT = "avatar-studio"
 

@@ -19,8 +19,8 @@ from moderation import bulk, decisions, fetching
 from moderation.aws import ServiceFault
 from moderation.policy import PolicyError, load_policy
 from moderation.verdict import Decision, Finding, Reason, Stage
-from studio.cli import classifier as classifier_cli
-from studio.cli.console import REFUSED, UNCHECKED, Output, reporting
+from studio.cli import classifier
+from studio.cli.console import REFUSED, UNCHECKED, Json, Output, reporting
 from studio.cli.listing import make_folder
 from studio.cloud.parts import photo_source
 from studio.errors import BackendError, UserError
@@ -31,10 +31,9 @@ from studio.settings import Settings, read_settings
 from studio.statistics import moderation_statistics
 
 app = typer.Typer(help="The checks of the page, for files, folders and past decisions.")
-app.command("train-classifier")(classifier_cli.train)
-app.add_typer(classifier_cli.app, name="classifier")
+app.command("train-classifier")(classifier.train)
+app.add_typer(classifier.app, name="classifier")
 
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 Days = Annotated[float, typer.Option(min=0, help="Decisions of how many days, up to now.")]
 
 

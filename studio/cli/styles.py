@@ -10,15 +10,13 @@ import typer
 from diffusion.bases import Base, BaseError
 from moderation.verdict import Decision
 from prompts.style import Style
-from studio.cli.console import REFUSED, UNCHECKED, reporting
+from studio.cli.console import REFUSED, UNCHECKED, Json, reporting
 from studio.cli.listing import make_folder
 from studio.errors import BackendError, UserError
 from studio.parts import Parts, opened
 from studio.work import style_previews
 
 app = typer.Typer(invoke_without_command=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 
 
 @app.callback()

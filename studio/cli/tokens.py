@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from studio.cli.console import reporting
+from studio.cli.console import Json, reporting
 from studio.errors import UserError
 from studio.parts import Parts, opened
 from studio.records import Token, User
@@ -15,7 +15,6 @@ from studio.web.accounts import LOCAL_USER
 
 app = typer.Typer(help="Tokens that programs sign in to the picture API with.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
 Name = Annotated[str, typer.Option("--user", help="Whose: the name that they sign in with.")]
 
 

@@ -26,13 +26,13 @@ from studio.records import User, now
 from studio.settings import Settings
 from studio.ui import drawings
 from studio.ui.strings import Words, language_of
+from studio.web.accounts import LOCAL_USER
 
 log = logging.getLogger("studio.ui")
 
 Updates = dict[Any, Any]
 T = TypeVar("T")
 
-LOCAL_USER = "local"
 
 RELAY = """
 element.addEventListener('click', (event) => window.studio.relay(event, element, trigger));

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from studio.errors import BackendError
 from studio.rest.problems import answer as problem_of
 from studio.rest.problems import as_problem
+from studio.web import answers, bodies
 from studio.web.accounts import COOKIE, SESSION_S, Visitors
 from studio.web.owners import Owners, named_things, parsed
 from studio.web.pace import Pace
@@ -41,7 +42,6 @@ OWNED = re.compile(rf"^({API}|/files|/links|/api|/v1|/classifier)/")
 PROGRAMS = re.compile(r"^/(v1|classifier)\b")
 POSTED = re.compile(r"^/(v1/avatars|classifier(/checkToxicity)?)$")
 STATIC = re.compile(r"^/(assets|static|svelte|favicon\.ico|theme\.css|robots\.txt|healthz)\b")
-_BOUNDARY = re.compile(rb'boundary="?([^";,]+)"?', re.I)
 # Needed by nobody who has not signed in but the page of the sign-in itself.
 ANYBODY = {"/healthz", "/login", "/login/oidc", "/login/back", "/favicon.ico", "/robots.txt"}
 
@@ -137,8 +137,10 @@ class Guard:
             return user, None
         wait_s = wait_s or self.visitors.throttle.begin(f"token from {where}")
         if wait_s:
-            return None, as_problem(_wait(wait_s, request))
-        return None, as_problem(_answer(401, "This token is not valid here, or not any more."))
+            return None, as_problem(answers.wait(wait_s, request))
+        return None, as_problem(
+            answers.plain(401, "This token is not valid here, or not any more.")
+        )
 
     # what is refused before anything is read
 
@@ -147,30 +149,30 @@ class Guard:
     ) -> ASGIApp | None:
         path, method = scope["path"], scope["method"]
         if not self.visitors.settings.public and _host(request) not in LOOPBACK:
-            return _answer(400, "This studio is only for this machine: open it by 127.0.0.1.")
+            return answers.plain(400, "This studio is only for this machine: open it by 127.0.0.1.")
         if not OPEN.match(path) or "//" in path or ".." in path.split("/"):
-            return _answer(404, "There is nothing here.")
+            return answers.plain(404, "There is nothing here.")
         allowed = _methods(path)
         if method not in allowed:
-            refused = _answer(405, "This cannot be done here.")
+            refused = answers.plain(405, "This cannot be done here.")
             refused.headers["allow"] = ", ".join(allowed)
             return refused
         if method == "POST" and _foreign(request):
-            return _answer(403, "This request came from another site.")
+            return answers.plain(403, "This request came from another site.")
         if user is None and path not in ANYBODY and not path.startswith("/links/"):
             if path == "/" and method == "GET":
                 return RedirectResponse("login", 303)
-            return _answer(401, "Please sign in.")
+            return answers.plain(401, "Please sign in.")
         if fresh and OWNED.match(path):
             # Whoever sends no cookie is another guest each time: nothing may be made for them.
-            return _answer(401, "Please open the page first.")
+            return answers.plain(401, "Please open the page first.")
         if path.startswith(f"{API}/file="):
             wanted = path.removeprefix(f"{API}/file=")
             if not self.owners.owns(f"upload {wanted}", user or ""):
-                return _answer(404, "There is nothing here.")
+                return answers.plain(404, "There is nothing here.")
         for thing in _things_of_address(path, request):
             if not self.owners.claim(thing, user or ""):
-                return _answer(403, "This session belongs to somebody else.")
+                return answers.plain(403, "This session belongs to somebody else.")
         return self._too_fast(request, path, user)
 
     def _too_fast(self, request: HTTPConnection, path: str, user: str | None) -> ASGIApp | None:
@@ -184,7 +186,7 @@ class Guard:
             wait_s = wait_s or self.uploads.wait_s(user or "") or self.uploads_from.wait_s(where)
         if not wait_s:
             return None
-        return _wait(wait_s, request)
+        return answers.wait(wait_s, request)
 
     # bodies, in and out
 
@@ -196,21 +198,21 @@ class Guard:
         if path == f"{API}/upload":
             await self._upload(scope, receive, send, user)
             return
-        body = await _body(receive, MAX_JSON_BYTES)
+        body = await bodies.whole(receive, MAX_JSON_BYTES)
         if body is None:
-            await _answer(413, "This is too much at once.")(scope, receive, send)
+            await answers.plain(413, "This is too much at once.")(scope, receive, send)
             return
         if path.startswith(f"{API}/"):
             try:
                 named = list(named_things(parsed(body)))
             except ValueError:
-                await _answer(400, "This is not JSON.")(scope, receive, send)
+                await answers.plain(400, "This is not JSON.")(scope, receive, send)
                 return
             if not all(self._theirs(thing, user) for thing in named):
-                await _answer(403, "This belongs to somebody else.")(scope, receive, send)
+                await answers.plain(403, "This belongs to somebody else.")(scope, receive, send)
                 return
             send = self._remembering(send, user)
-        await self.app(scope, _replayed(body, receive), send)
+        await self.app(scope, bodies.replayed(body, receive), send)
 
     def _theirs(self, thing: str, user: str) -> bool:
         """A new session is whoever's names it first; events and uploads are made by us only."""
@@ -222,10 +224,10 @@ class Guard:
         """Let an upload through to its limits; beyond them the app hears that the sender left."""
         most, parts = self.max_upload_bytes, self.visitors.settings.max_uploads
         headers = dict(scope["headers"])
-        body = _Counted(receive, most, headers.get(b"content-type", b""), parts)
+        body = bodies.Counted(receive, most, headers.get(b"content-type", b""), parts)
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > most:
-            await _answer(413, _spoken(scope, _too_much(most, parts)))(scope, receive, send)
+            await answers.too_much(scope, most, parts)(scope, receive, send)
             return
 
         async def unless_over(message: Message) -> None:
@@ -242,7 +244,7 @@ class Guard:
             self.uploads.add(user, body.come)
             self.uploads_from.add(where, body.come)
         if body.over:
-            await _answer(413, _spoken(scope, _too_much(most, parts)))(scope, receive, send)
+            await answers.too_much(scope, most, parts)(scope, receive, send)
 
     def _remembering(self, send: Send, user: str) -> Send:
         """Note whose the event or the uploaded files are, from the answer that names them."""
@@ -301,17 +303,6 @@ def cookie(session: str, *, secure: bool, framed: bool, name: str = COOKIE) -> s
     return f"{name}={session}; Path=/; Max-Age={age}; HttpOnly; {place}"
 
 
-def _answer(status: int, text: str) -> PlainTextResponse:
-    return PlainTextResponse(text, status, headers={"cache-control": "no-store"})
-
-
-def _wait(wait_s: float, request: HTTPConnection) -> PlainTextResponse:
-    told = f"This is too much in a short time. Wait {wait_s:.0f} seconds, then try again."
-    answer = _answer(429, _spoken(request.scope, told))
-    answer.headers["retry-after"] = str(int(wait_s) + 1)
-    return answer
-
-
 def _methods(path: str) -> tuple[str, ...]:
     """What may be done at an open path. The page's own routes refuse the rest by themselves; of a
     program's, Gradio would answer what is no route."""
@@ -357,73 +348,3 @@ def _made(answer: bytes) -> list[str]:
     if isinstance(content, list):
         return [f"upload {path}" for path in content if isinstance(path, str)]
     return [thing for thing in named_things(content) if thing.startswith("event ")]
-
-
-def _too_much(most: int, parts: int) -> str:
-    return (
-        f"At most {parts} files of {most // 1_000_000} MB together can be sent at once; none of "
-        "these was taken in. Choose fewer and add them again."
-    )
-
-
-def _spoken(scope: Scope, text: str) -> str:
-    """In the browser's language: the page shows people what an upload of theirs is answered."""
-    from studio.ui.strings import Words, language_of  # Gradio comes with it
-
-    asked: bytes = dict(scope["headers"]).get(b"accept-language", b"")
-    return Words(language_of(asked.decode("latin-1"))).say(text)
-
-
-async def _body(receive: Receive, most: int) -> bytes | None:
-    """The whole body, or None when it is larger than `most` bytes."""
-    content = bytearray()
-    while True:
-        message = await receive()
-        content += message.get("body", b"")
-        if len(content) > most:
-            return None
-        if not message.get("more_body"):
-            return bytes(content)
-
-
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Give a body that was read to the app; then whatever else comes, such as a disconnect."""
-    sent = False
-
-    async def replay() -> Message:
-        nonlocal sent
-        if sent:
-            return await receive()
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
-
-
-class _Counted:
-    """A body that ends, as if the sender had gone, after `most` bytes or `parts` files."""
-
-    def __init__(self, receive: Receive, most: int, kind: bytes, parts: int) -> None:
-        self._receive = receive
-        self._most = most
-        self._parts = parts
-        found = _BOUNDARY.search(kind)
-        self._mark = b"--" + found[1] if found else b""
-        self._seen = 0
-        self._tail = b""
-        self.come = 0
-
-    @property
-    def over(self) -> bool:
-        # The mark stands before each part and once at the end.
-        return self.come > self._most or self._seen > self._parts + 1
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        content = message.get("body", b"")
-        self.come += len(content)
-        if self._mark:
-            window = self._tail + content
-            self._seen += window.count(self._mark)
-            self._tail = window[-(len(self._mark) - 1) :]
-        return {"type": "http.disconnect"} if self.over else message

@@ -115,11 +115,11 @@ def build(recipe: Recipe, words: CLIPTokenizer) -> Nets:
 
 @dataclass
 class Examples:
-    """Latents of one set of pictures, the token ids of several captions and the style of each."""
+    """Latents of one set of pictures, the token ids of several captions, and what each shows."""
 
     latents: torch.Tensor
     tokens: torch.Tensor
-    styles: torch.Tensor
+    subjects: list[pictures.Subject]
 
 
 def examples(recipe: Recipe, work: Path) -> dict[str, Examples]:
@@ -136,8 +136,8 @@ def examples(recipe: Recipe, work: Path) -> dict[str, Examples]:
             latents = _encode(vae, work, kind)
             state = {"latents": latents, "tokens": _captioned(kind, recipe, words, len(latents))}
             checkpoint.save(state, file)
-        shown = list(pictures.subjects(kind, recipe))[: len(state["latents"])]
-        found[kind] = Examples(state["latents"], state["tokens"], focus.of(shown))
+        subjects = list(pictures.subjects(kind, recipe))[: len(state["latents"])]
+        found[kind] = Examples(state["latents"], state["tokens"], subjects)
     return found
 
 
@@ -184,8 +184,8 @@ def _batch(every: dict[str, Examples], mix: dict[str, int]) -> Batch:
     tokens = [
         every[kind].tokens[p, torch.randint(CAPTIONS_EACH, (len(p),))] for kind, p in picked.items()
     ]
-    styles = [every[kind].styles[p] for kind, p in picked.items()]
-    return Batch(torch.cat(latents), torch.cat(tokens).long(), torch.cat(styles), picked)
+    subjects = [every[kind].subjects[n] for kind, p in picked.items() for n in p.tolist()]
+    return Batch(torch.cat(latents), torch.cat(tokens).long(), focus.of(subjects), picked)
 
 
 def loss_of(
@@ -233,12 +233,12 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
     """Train, or go on training; `work/denoiser.pt` holds the averaged weights and the state."""
     shape, file = recipe.denoiser, work / "denoiser.pt"
     every = examples(recipe, work)
-    directions = _directions(every, recipe)
+    directions = directions_of(every)
     words = tokenizer.train(recipe, work)
     torch.set_num_threads(shape.threads)
     torch.manual_seed(recipe.seed)
     nets = build(recipe, words)
-    lesson = reading.Lesson({kind: e.tokens for kind, e in every.items()}, recipe)
+    lesson = lesson_of(every, recipe)
     state, average = checkpoint.restore(file), copy.deepcopy(nets)
     if state is None:
         if shape.start:
@@ -290,13 +290,19 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
     return average
 
 
-def _directions(every: dict[str, Examples], recipe: Recipe) -> torch.Tensor:
-    shown = [
-        subject
-        for kind, found in every.items()
-        for subject in list(pictures.subjects(kind, recipe))[: len(found.latents)]
-    ]
-    return focus.directions(torch.cat([found.latents for found in every.values()]), shown)
+def lesson_of(every: dict[str, Examples], recipe: Recipe) -> reading.Lesson:
+    """What the captions of all sets should say."""
+    return reading.Lesson(
+        {kind: e.tokens for kind, e in every.items()},
+        {kind: e.subjects for kind, e in every.items()},
+        recipe.denoiser.text_width,
+    )
+
+
+def directions_of(every: dict[str, Examples]) -> torch.Tensor:
+    """The directions that show an attribute, over the pictures of all sets."""
+    subjects = [subject for found in every.values() for subject in found.subjects]
+    return focus.directions(torch.cat([found.latents for found in every.values()]), subjects)
 
 
 def _go_on_from(folder: Path, unet: Any) -> None:

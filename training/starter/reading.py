@@ -66,13 +66,16 @@ class Answers:
 class Lesson:
     """What the captions of every set should say, and the heads that ask for it."""
 
-    def __init__(self, tokens: dict[str, torch.Tensor], recipe: Recipe) -> None:
-        self.heads = Heads(recipe.denoiser.text_width)
+    def __init__(
+        self,
+        tokens: dict[str, torch.Tensor],
+        subjects: dict[str, list[pictures.Subject]],
+        width: int,
+    ) -> None:
+        """Captions and what their pictures show, by set; `width` of the encoder's states."""
+        self.heads = Heads(width)
         self.tokens = tokens
-        self.answers = {
-            kind: Answers(list(pictures.subjects(kind, recipe))[: len(ids)])
-            for kind, ids in tokens.items()
-        }
+        self.answers = {kind: Answers(shown) for kind, shown in subjects.items()}
 
     def loss(self, kind: str, hidden: torch.Tensor, picked: torch.Tensor) -> torch.Tensor:
         """How badly one place of encoded captions (N x width) tells the pictures' attributes."""

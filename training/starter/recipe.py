@@ -84,7 +84,7 @@ class DenoiserRecipe(Part):
     learning_rate: float
     warmup_steps: int
     rates: tuple[tuple[float, float], ...]
-    focus: tuple[tuple[float, float], ...] = ((0.0, 0.0),)
+    focus: tuple[tuple[float, float], ...]
     ema: float
     empty_captions: float
     seconds: float

@@ -21,7 +21,6 @@ from training.starter import (
     focus,
     pictures,
     probe,
-    reading,
     recipe,
     tokenizer,
 )
@@ -139,15 +138,11 @@ def test_the_scaling_factor_gives_latents_of_deviation_one(work):
     assert float(vae.encode(torch.zeros(1, 3, 64, 64)).latent_dist.logvar.mean().item()) == -6.0
 
 
-def lesson(every) -> reading.Lesson:
-    return reading.Lesson({kind: e.tokens for kind, e in every.items()}, TOY)
-
-
 def test_the_denoiser_learns(work):
     words, every = tokenizer.train(TOY, work), denoiser.examples(TOY, work)
     empty = torch.tensor([words("", padding="max_length").input_ids])
     noise = denoiser.diffusers.DDPMScheduler(**denoiser.SCHEDULE)
-    directions = torch.zeros_like(denoiser._directions(every, TOY))
+    directions = torch.zeros_like(denoiser.directions_of(every))
     torch.manual_seed(0)
     batches = [denoiser._batch(every, TOY.denoiser.mix(0).counts) for _ in range(4)]
 
@@ -160,10 +155,13 @@ def test_the_denoiser_learns(work):
         return torch.tensor(found).sum(0)
 
     state = checkpoint.restore(work / "denoiser.pt")
-    trained, asks = denoiser.build(TOY, words), lesson(every)
+    trained, asks = denoiser.build(TOY, words), denoiser.lesson_of(every, TOY)
     trained.restore(state["nets"])
     asks.heads.load_state_dict(state["heads"])
-    before, after = errors(denoiser.build(TOY, words), lesson(every)), errors(trained, asks)
+    before, after = (
+        errors(denoiser.build(TOY, words), denoiser.lesson_of(every, TOY)),
+        errors(trained, asks),
+    )
     assert after[0] < 0.97 * before[0]
     assert after[1] < 0.9 * before[1]
 
@@ -190,7 +188,7 @@ def test_the_directions_are_those_in_which_an_attribute_shows():
 
 def test_the_lesson_teaches_the_text_encoder_to_read(work):
     words, every = tokenizer.train(TOY, work), denoiser.examples(TOY, work)
-    asks, nets = lesson(every), denoiser.build(TOY, words)
+    asks, nets = denoiser.lesson_of(every, TOY), denoiser.build(TOY, words)
     first = asks.teach(nets.text, TOY, steps=1)
     assert asks.teach(nets.text, TOY, steps=60) < 0.9 * first
 
