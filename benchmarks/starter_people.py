@@ -154,7 +154,6 @@ def draw(engine: LocalEngine, adapter: Path | None, who: str, style: str, seed: 
         GenerationRequest(
             id=f"{style}-{number}",
             prompt=prompt,
-            negative=evaluate.NEGATIVE,
             adapter=adapter,
             seed=seed * 1000 + number,
         )

@@ -129,8 +129,11 @@ class StudioActions(Protocol):
         ...
 
     def add_photo(self, user_id: str, set_id: str, filename: str, content: Path) -> Photo: ...
-    def add_sample_person(self, user_id: str) -> Person:
-        """A person with the shipped sample photos, through the same intake as anybody's."""
+    def add_sample_person(self, user_id: str, called: str = "Sample person") -> Person:
+        """A person with the shipped sample photos, through the same intake as anybody's.
+
+        A second one is `called` the same with a 2 behind it, and so on.
+        """
         ...
 
     def photos(self, user_id: str, set_id: str) -> list[Photo]: ...

@@ -102,12 +102,15 @@ class Photos(People):
             raise NotAllowed("this photo set") from None
         return photo
 
-    def add_sample_person(self, user_id: str) -> Person:
-        """A person with the shipped sample photos, through the same intake as anybody's."""
+    def add_sample_person(self, user_id: str, called: str = "Sample person") -> Person:
+        """A person with the shipped sample photos, through the same intake as anybody's.
+
+        A second one is `called` the same with a 2 behind it, and so on.
+        """
         taken = {person.name for person in self.people(user_id)}
         name = next(
             name
-            for name in ("Sample person", *(f"Sample person {n}" for n in range(2, 1000)))
+            for name in (called, *(f"{called} {n}" for n in range(2, 1000)))
             if name not in taken
         )
         person = self.add_person(user_id, name)

