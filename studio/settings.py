@@ -93,7 +93,9 @@ class Settings(BaseSettings):
     upload_mb_per_hour: float = Field(
         2500.0, gt=0, description="MB a user may upload in an hour; an address, ten times that"
     )
-    threads: int = Field(0, ge=0, description="CPU threads for training and drawing; 0 means all")
+    threads: int = Field(
+        0, ge=0, description="CPU threads; 0 draws with all and lets training time what is faster"
+    )
     embedder: Path | None = Field(
         None, description="Folder of a CLIP or DINO model that ranks versions of a personal model"
     )

@@ -30,6 +30,7 @@ class Facts:
     seconds: float
     precision: str
     downs: int = 0
+    threads: int = 0
     previews: list[dict[str, str | int]] = field(default_factory=list)
 
 

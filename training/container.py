@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The whole program -> exit code, 0 also when a signal ended it with a checkpoint."""
     parser = argparse.ArgumentParser(prog="python -m training.container", description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("/opt/ml"))
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the default")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 times a few steps")
     given, _ = parser.parse_known_args(arguments)  # SageMaker appends `train`
     root: Path = given.root
     for name in ("checkpoints", "model", "output"):

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The whole program -> exit code. What went wrong is in each run's status and on stderr."""
     parser = argparse.ArgumentParser(prog="python -m training.dreambooth", description=__doc__)
     parser.add_argument("--request", type=Path, action="append", required=True)
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the default")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 times a few steps")
     parser.add_argument("--parent", type=int, help="process whose end pauses this run")
     parser.add_argument("--hash-cache", type=Path, help="file that remembers weights' hashes")
     given = parser.parse_args(arguments)
@@ -95,15 +95,12 @@ def _train(
     """Everything that needs torch, whose import takes seconds."""
     for each in progress:
         each.phase(Phase.PREPARING)
-    import torch
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     for bars in (diffusers_logging, transformers_logging):
         _quiet(bars)
     warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout")
-    if threads > 0:
-        torch.set_num_threads(threads)
     from diffusion.load import PartsError
     from training.session import Member, Session
 
@@ -112,7 +109,7 @@ def _train(
         for request, told, control in zip(requests, progress, controls, strict=True)
     ]
     try:
-        session = Session(members)
+        session = Session(members, threads)
     except ValueError as error:
         raise RequestRefused("device", repr(requests[0].device), str(error)) from error
     try:

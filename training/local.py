@@ -37,13 +37,14 @@ from training.result import FOLDER, read_result
 REQUEST, PROCESS, LOG = "request.json", "process.json", "log.txt"
 TRIES = 3
 _CANCEL_WITHIN_S = 1.5
-# Idle OpenMP threads that spin take the cores from whatever else this machine does.
-_THREADS_SLEEP = ("OMP_WAIT_POLICY=PASSIVE", "GOMP_SPINCOUNT=0")
+# Long enough to meet the next operation of a step (a thread that sleeps at once makes two of them
+# slower than one), and too short to take cores from whatever else this machine does.
+_SPIN = "GOMP_SPINCOUNT=3000"
 _PROJECT = Path(__file__).parent.parent
 
 
 class LocalTrainer:
-    """A `Trainer` on this machine. `threads` 0 leaves the number of CPU threads to torch.
+    """A `Trainer` on this machine. `threads` 0 lets the trainer time which number is faster.
 
     `hash_cache` is the file that remembers the bases' weight hashes.
     """
@@ -145,7 +146,7 @@ class LocalTrainer:
     # -- the process --------------------------------------------------------------------------
 
     def _spawn(self, folder: Path, failures: int = 0, step: int = 0) -> None:
-        command = ["env", *_THREADS_SLEEP, sys.executable, "-m", self.program]
+        command = ["env", _SPIN, sys.executable, "-m", self.program]
         command += ["--request", str(folder / REQUEST)]
         command += ["--parent", str(os.getpid()), "--threads", str(self._threads)]
         if self._hash_cache is not None:

@@ -6,15 +6,16 @@ masters stay fp32. On a CPU half precision is slower as often as faster, so a fe
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from accelerate import Accelerator
 
-_TIMED = 2
+from training.threads import seconds_of
+
 _GAIN = 0.9  # bf16 must take at most this share of fp32's time to be worth its rounding
 
 
@@ -72,14 +73,7 @@ def first_choice(accelerator: Accelerator, *, whole: bool = False) -> Precision:
 
 def fastest_on_cpu(attempt: Callable[[Precision], None]) -> Precision:
     """Time `attempt` (a forward and backward, no step) in fp32 and in bf16; keep the faster."""
-    times: dict[Precision, float] = {}
-    for precision in (FP32, CPU_BF16):
-        attempt(precision)
-        start = time.perf_counter()
-        for _ in range(_TIMED):
-            attempt(precision)
-        times[precision] = (time.perf_counter() - start) / _TIMED
-    fp32, bf16 = times[FP32], times[CPU_BF16]
+    fp32, bf16 = (seconds_of(partial(attempt, one)) for one in (FP32, CPU_BF16))
     measured = f"a step takes {fp32 * 1e3:.0f} ms in fp32 and {bf16 * 1e3:.0f} ms in bf16"
     if bf16 <= _GAIN * fp32:
         return Precision(torch.float32, torch.bfloat16, measured)

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,6 +42,7 @@ from training.progress import Cancelled, Control, Progress
 from training.recipe import Recipe, plan, step_down
 from training.request import Phase, Preview, TrainedModel, TrainingRequest
 from training.result import FOLDER
+from training.threads import Threads
 
 CLASS, WHOLE = "class", "whole"
 LEARNERS: dict[str, type[Learner]] = {"lora": Learner, "full": FullLearner}
@@ -69,10 +71,14 @@ class Member:
 
 
 class Session:
-    """Runs `members` together. `finish` is called for every person that ends, well or badly."""
+    """Runs `members` together. `finish` is called for every person that ends, well or badly.
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    `threads` 0 lets a few timed steps on a CPU choose.
+    """
+
+    def __init__(self, members: Sequence[Member], threads: int = 0) -> None:
         self.members = list(members)
+        self._threads = Threads(threads)
         first = self.members[0].request
         self._accelerator = accelerator_for(first.device)
         self._device = self._accelerator.device
@@ -165,9 +171,8 @@ class Session:
             _check_alike(alive[0].recipe, person.recipe)
         make = LEARNERS[alive[0].recipe.method]
         self._learner = make(parts, alive, self._accelerator, self._precision)
-        if kept[0] is None and self._device.type == "cpu" and alive[0].recipe.steps >= _LONG_ON_CPU:
-            self._learner.precision = fastest_on_cpu(self._attempt)
-            self._precision = self._learner.precision
+        if self._device.type == "cpu" and alive[0].recipe.steps >= _LONG_ON_CPU:
+            self._choose_pace(self._learner, kept[0][1].threads if kept[0] else None)
         for slot, (member, found) in enumerate(zip(self.members, kept, strict=True)):
             if found is not None:
                 tensors, facts = found
@@ -178,15 +183,21 @@ class Session:
         if all(person.step >= person.recipe.token_steps for person in alive):
             self._settle_words()
 
+    def _choose_pace(self, learner: Learner, threads: int | None) -> None:
+        """Time which number of threads and which precision is faster; a run that is resumed goes
+        on with its `threads` and precision."""
+        attempt = partial(learner.rehearse, self._precision)
+        if threads is not None:
+            self._threads.go_on_with(threads, attempt)
+            return
+        self._threads.choose(attempt)
+        self._precision = learner.precision = fastest_on_cpu(learner.rehearse)
+
     def _named_precision(self, name: str) -> Precision:
         """A resumed run computes as it began, or its weights would differ."""
         if self._device.type != "cpu":
             return self._precision
         return {"fp32": FP32, "bf16": CPU_BF16}.get(name, self._precision)
-
-    def _attempt(self, precision: Precision) -> None:
-        assert self._learner is not None
-        self._learner.rehearse(precision)
 
     # -- learning -----------------------------------------------------------------------------
 
@@ -198,7 +209,9 @@ class Session:
         started = {id(member): time.monotonic() - member.seconds for member in self.members}
         while self._going():
             going = self._going()
+            begun = time.monotonic()
             losses = learner.step()
+            self._threads.took(time.monotonic() - begun)
             for slot, member in enumerate(self.members):
                 person = member.person
                 if member not in going or person is None:
@@ -252,6 +265,7 @@ class Session:
             seconds=round(member.seconds, 2),
             precision=self._precision.name,
             downs=self._downs,
+            threads=self._threads.number,
             previews=[preview.model_dump(mode="json") for preview in member.previews],
         )
         checkpoint.write(member.folder, self._the_learner().state(slot), facts)
