@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +94,8 @@ def _one(
     drawn = {style: draw(engine, adapter, TOKEN, style, seed) for style in DRAWN_STYLES}
     photo_like = draw(engine, adapter, TOKEN, "photo", seed)
     after = {style: draw(engine, adapter, CLASS, style, seed) for style in DRAWN_STYLES}
-    before = {style: draw(engine, None, CLASS, style, seed) for style in DRAWN_STYLES}
-    control = {style: draw(engine, None, TOKEN, style, seed) for style in DRAWN_STYLES}
+    before = {style: untouched(engine, CLASS, style, seed) for style in DRAWN_STYLES}
+    control = {style: untouched(engine, TOKEN, style, seed) for style in DRAWN_STYLES}
     wanted = [case for case in evaluate.cases([person]) if case.scene.style in DRAWN_STYLES]
     true = {c.scene.style: evaluate.renders([c] * 2, drawn["manga"].shape[1]) for c in wanted}
     shown = np.concatenate([_small(photos), photo_like, *drawn.values(), after["manga"]])
@@ -161,6 +162,12 @@ def draw(engine: LocalEngine, adapter: Path | None, who: str, style: str, seed: 
     ]
     drawn = {done.id: np.asarray(done.picture) for done in engine.generate(requests)}
     return np.stack([drawn[request.id] for request in requests])
+
+
+@cache
+def untouched(engine: LocalEngine, who: str, style: str, seed: int) -> np.ndarray:
+    """What the base draws without an adapter: the same for everybody."""
+    return draw(engine, None, who, style, seed)
 
 
 def _pairs(
