@@ -102,7 +102,8 @@ def _train(
         _quiet(bars)
     warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout")
     from diffusion.load import PartsError
-    from training.session import Member, Session
+    from training.member import Member
+    from training.session import Session
 
     members = [
         Member(request, told, control)

@@ -6,17 +6,12 @@ chosen), saving. Everything a run writes lies under each person's run folder.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import torch
-from PIL import Image
 
 from diffusion.load import VAE, Parts, load_parts
 from diffusion.memory import give_back, is_out_of_memory
@@ -26,6 +21,7 @@ from training.export import export
 from training.full import FullLearner
 from training.judge import Judge, Scores, best
 from training.learner import Learner
+from training.member import Member, check_alike
 from training.moments import encode_moments
 from training.painter import Painter
 from training.person import Person
@@ -38,9 +34,9 @@ from training.precision import (
     first_choice,
 )
 from training.prior import ClassSet
-from training.progress import Cancelled, Control, Progress
+from training.progress import Cancelled
 from training.recipe import Recipe, plan, step_down
-from training.request import Phase, Preview, TrainedModel, TrainingRequest
+from training.request import Phase, Preview, TrainedModel
 from training.result import FOLDER
 from training.threads import Threads
 
@@ -49,25 +45,6 @@ LEARNERS: dict[str, type[Learner]] = {"lora": Learner, "full": FullLearner}
 _SAVES = 8  # checkpoints in a run, besides those at previews, pauses and signals
 _LOG = logging.getLogger(__name__)
 _LONG_ON_CPU = 60  # runs shorter than this do not repay the timing of precisions
-
-
-@dataclass
-class Member:
-    """One person of a run with their files."""
-
-    request: TrainingRequest
-    progress: Progress
-    control: Control
-    person: Person | None = None
-    held_out: tuple[Image.Image, ...] = ()
-    training: tuple[Image.Image, ...] = ()
-    previews: list[Preview] = field(default_factory=list)
-    seconds: float = 0.0
-    ended: bool = False
-
-    @property
-    def folder(self) -> Path:
-        return self.request.run_folder
 
 
 class Session:
@@ -160,15 +137,13 @@ class Session:
         people = [member.person for member in self.members]
         assert all(person is not None for person in people)
         alive = [person for person in people if person is not None]
-        kept = [
-            checkpoint.read(member.folder, fingerprint(member.request)) for member in self.members
-        ]
+        kept = [checkpoint.read(member.folder, member.fingerprint) for member in self.members]
         if kept[0] is not None:
             self._precision = self._named_precision(kept[0][1].precision)
             while self._downs < kept[0][1].downs and self._lower():
                 pass
         for person in alive[1:]:
-            _check_alike(alive[0].recipe, person.recipe)
+            check_alike(alive[0].recipe, person.recipe)
         make = LEARNERS[alive[0].recipe.method]
         self._learner = make(parts, alive, self._accelerator, self._precision)
         if self._device.type == "cpu" and alive[0].recipe.steps >= _LONG_ON_CPU:
@@ -218,7 +193,7 @@ class Session:
                     continue
                 member.seconds = time.monotonic() - started[id(member)]
                 if person.failure is not None:
-                    self._fail(member, person.failure)
+                    member.end(Phase.FAILED, person.failure)
                     continue
                 member.progress.step(person.step, person.recipe.steps, losses[slot])
                 self._after_step(slot, member, painter)
@@ -246,7 +221,7 @@ class Session:
         except Cancelled:
             if len(self.members) == 1:
                 raise
-            self._end(member, Phase.CANCELLED, None)
+            member.end(Phase.CANCELLED, None)
 
     def save_all(self) -> None:
         """Checkpoint everybody who is still learning; for a process that must end."""
@@ -260,7 +235,7 @@ class Session:
         person = member.person
         assert person is not None
         facts = checkpoint.Facts(
-            fingerprint=fingerprint(member.request),
+            fingerprint=member.fingerprint,
             step=person.step,
             seconds=round(member.seconds, 2),
             precision=self._precision.name,
@@ -319,7 +294,7 @@ class Session:
             report = self._choose(slot, member)
             member.progress.phase(Phase.SAVING)
             results[member.request.run_id] = self._export(slot, member, report)
-            self._end(member, Phase.DONE, None)
+            member.end(Phase.DONE, None)
         if not results:
             failures = [m.progress.status.failure for m in self.members]
             raise TrainingError(next((f for f in failures if f), "Nobody was trained."))
@@ -379,15 +354,6 @@ class Session:
         if len(self.members) == 1:
             self.members[0].control.check()
 
-    def _fail(self, member: Member, failure: str) -> None:
-        self._end(member, Phase.FAILED, failure)
-
-    def _end(self, member: Member, phase: Phase, failure: str | None) -> None:
-        member.ended = True
-        if member.person is not None and phase is not Phase.DONE:
-            member.person.failure = failure or phase.value
-        member.progress.end(phase, failure)
-
 
 def candidate_steps(recipe: Recipe) -> tuple[int, ...]:
     """Where candidates are kept: the settled word, then evenly through the second stage."""
@@ -395,27 +361,3 @@ def candidate_steps(recipe: Recipe) -> tuple[int, ...]:
     for number in range(1, recipe.candidates + 1):
         places.add(recipe.token_steps + round(recipe.lora_steps * number / recipe.candidates))
     return tuple(sorted(place for place in places if place > 0))
-
-
-def fingerprint(request: TrainingRequest) -> str:
-    """What makes two requests the same training: all but where files lie and what is previewed."""
-    facts = request.model_dump(
-        mode="json",
-        exclude={
-            "run_folder", "class_folder", "device", "preview_prompts", "photos", "embedder",
-            "compare_s",
-        },
-    )  # fmt: skip
-    facts["base"].pop("folder")
-    facts["photos"] = [[photo.path.name, photo.crop] for photo in request.photos]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _check_alike(first: Recipe, other: Recipe) -> None:
-    """People learn together only with the same layers, ranks and batch."""
-    for name in ("rank", "targets", "batch", "prior_batch", "token_batch", "method", "snr_gamma"):
-        if getattr(first, name) != getattr(other, name):
-            raise TrainingError(
-                f"`{name}` differs between the people of one run: {getattr(first, name)} and "
-                f"{getattr(other, name)}. Train them apart."
-            )
