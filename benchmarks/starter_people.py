@@ -24,6 +24,7 @@ from training.starter.persona import Person
 
 PICTURES = 8
 PHOTO_PX = 256
+GRID = "grid.webp"
 CLASS, TOKEN = "a person", "sks person"
 LEAK_LIMIT_DE = 20.0
 """A class picture this near to the person's hair colour shows the person."""
@@ -75,8 +76,11 @@ def measure(
                 found = _one(base, engine, person, number, seed, judge, folder)
                 kept.write_text(json.dumps(found.__dict__), "utf-8")
             rows.append(Measured(**json.loads(kept.read_text("utf-8"))))
-            if grids and seed == seeds[0]:
-                _copy_grid(folder, grids / f"person-{number}.webp")
+    if grids:
+        done = work / "people" / base.sha256[:12]
+        _sheet(
+            [done / f"{n}-{seeds[0]}" for n in range(len(people))], grids / "people-learned.webp"
+        )
     return rows
 
 
@@ -99,7 +103,7 @@ def _one(
     wanted = [case for case in evaluate.cases([person]) if case.scene.style in DRAWN_STYLES]
     true = {c.scene.style: evaluate.renders([c] * 2, drawn["manga"].shape[1]) for c in wanted}
     shown = np.concatenate([_small(photos), photo_like, *drawn.values(), after["manga"]])
-    Image.fromarray(evaluate.grid(shown, PICTURES)).save(folder / "grid.webp", quality=85)
+    Image.fromarray(evaluate.grid(shown, PICTURES)).save(folder / GRID, lossless=True)
     near = [_near(judge, p, person) - _near(judge, q, person) for p, q in _pairs(after, before)]
     return Measured(
         person=number,
@@ -220,11 +224,17 @@ def _copies(drawn: np.ndarray, photos: list[Path]) -> float:
     return float(between(made, known).min(1).mean() / own.min(1).mean())
 
 
-def _copy_grid(folder: Path, file: Path) -> None:
+def _sheet(folders: Sequence[Path], file: Path) -> None:
+    """A row a person: two photos, a photo-like drawing, and two drawings in each drawn style."""
+    rows = []
+    for folder in folders:
+        shown = np.asarray(Image.open(folder / GRID).convert("RGB"))
+        side = shown.shape[1] // PICTURES
+        photos, likeness, *drawn = [shown[at : at + side] for at in range(0, len(shown), side)]
+        styles = [row[:, : 2 * side] for row in drawn[: len(DRAWN_STYLES)]]
+        rows.append(np.concatenate([photos[:, : 2 * side], likeness[:, :side], *styles], axis=1))
     file.parent.mkdir(parents=True, exist_ok=True)
-    grid = folder / "grid.webp"
-    if grid.exists():
-        file.write_bytes(grid.read_bytes())
+    Image.fromarray(np.concatenate(rows)).save(file, "WEBP", quality=85)
 
 
 def as_table(rows: Sequence[Measured]) -> str:
