@@ -32,6 +32,7 @@ from studio.rest.problems import KIND, problem
 from studio.rest.routes import nothing_here, routes
 from studio.settings import Settings, read_settings
 from studio.studio import Studio
+from studio.web.oidc import name_of
 from studio.work.drawing import Drawing
 from studio.work.engines import Engines
 from studio.work.learning import Ended
@@ -202,7 +203,7 @@ class Signed:
                 message["headers"] = [*message["headers"], *fixed]
             await send(message)
 
-        name = subject(scope["aws.event"])
+        name = signed_in(scope["aws.event"])
         if not name:
             refused = problem(401, "signed-out", "Sign in, and send the token as Authorization.")
             await refused(scope, receive, add)
@@ -211,10 +212,11 @@ class Signed:
         await self.app(scope, receive, add)
 
 
-def subject(event: dict[str, Any]) -> str:
-    """The `sub` claim that an authorizer of API Gateway checked; empty where there is none.
+def signed_in(event: dict[str, Any]) -> str:
+    """Our name for whom an authorizer of API Gateway found; empty where it found nobody.
 
-    Not the user name: that may belong to somebody else after its first owner has left.
+    By issuer and subject, so that a studio whose people sign in at the same provider knows them by
+    the same name. Not by the user name: that may be another's after its first owner has left.
     """
     context = event.get("requestContext")
     authorizer = context.get("authorizer") if isinstance(context, dict) else None
@@ -222,8 +224,9 @@ def subject(event: dict[str, Any]) -> str:
         return ""
     jwt = authorizer.get("jwt")
     claims = authorizer.get("claims") or (jwt.get("claims") if isinstance(jwt, dict) else None)
-    found = claims.get("sub") if isinstance(claims, dict) else None
-    return found if isinstance(found, str) and 0 < len(found) <= 60 else ""
+    found = [claims.get(name) for name in ("iss", "sub")] if isinstance(claims, dict) else []
+    told = [one for one in found if isinstance(one, str) and one]
+    return name_of(*told) if len(told) == 2 else ""
 
 
 def api(studio: Studio, wait_s: float) -> FastAPI:

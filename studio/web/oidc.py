@@ -44,6 +44,12 @@ class Begun:
     facts: dict[str, str]
 
 
+def name_of(issuer: str, subject: str) -> str:
+    """Our name for a provider's account; it tells nothing of whose that is."""
+    digest = hashlib.sha256(f"{issuer.rstrip('/')}\0{subject}".encode()).digest()[:16]
+    return PREFIX + base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+
 class Provider:
     """One provider and our account with it. Safe to use from many threads.
 
@@ -109,8 +115,7 @@ class Provider:
             raise UserError(
                 "Your account may not use this studio.", "Ask its host (AVATAR_OIDC_ALLOWED)."
             )
-        subject = hashlib.sha256(f"{self.issuer}\0{claims['sub']}".encode()).digest()[:16]
-        return PREFIX + base64.urlsafe_b64encode(subject).decode().rstrip("=")
+        return name_of(self.issuer, claims["sub"])
 
     def _tokens(self, back: str, code: str, verifier: str) -> dict[str, Any]:
         form = {

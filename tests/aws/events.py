@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 Event = dict[str, Any]
+ISSUER = "https://cognito-idp.us-east-1.amazonaws.com/us-east-1_AbCdEfGhI"
 
 
 def claims(sub: str) -> dict[str, str]:
@@ -18,7 +19,7 @@ def claims(sub: str) -> dict[str, str]:
         "sub": sub,
         "cognito:username": f"name-of-{sub}",
         "email": "ann@example.org",
-        "iss": "https://cognito-idp.us-east-1.amazonaws.com/us-east-1_AbCdEfGhI",
+        "iss": ISSUER,
         "aud": "4q2s6n0example",
         "token_use": "id",
         "exp": "Sat Nov 21 14:00:00 UTC 2026",

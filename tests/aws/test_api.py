@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import urllib.request
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from pydantic import SecretStr
 from diffusion.load import load_parts
 from serving.adapter import ServedBase
 from serving.published import Published
+from studio.cloud import bundle
 from studio.cloud.parts import endpoint_settings
 from studio.parts import build
 from studio.pictures.delivery import Delivery
@@ -37,6 +39,7 @@ from studio.records import new_id
 from studio.settings import child_environment
 from studio.web import accounts
 from studio.web import app as web
+from studio.web.oidc import name_of
 from tests.aws import events
 from tests.aws.server.functions import Functions
 from tests.studio.house import open_house
@@ -47,14 +50,17 @@ from training.request import TrainedModel
 ROOT = Path(__file__).parent.parent.parent
 SUB = "5f8b7c1e-0000-4000-8000-00000000a11a"
 OTHER = "5f8b7c1e-0000-4000-8000-00000000b0bb"
+ANN = name_of(events.ISSUER, SUB)
+"""What a studio calls the same person, whose provider is the API's user pool."""
 ATTEMPTS = 2
 UNSAFE = [("Explicit", 98.0), ("Explicit Nudity", 98.0)]
 PATIENCE_S = 120
 
 
 @pytest.fixture
-def studio(cloud, tmp_path):
+def studio(cloud, tmp_path, request):
     """A studio on AWS with a user's published model, and an endpoint in service."""
+    name = getattr(request, "param", ANN)
     house = open_house(tmp_path / "studio")
     base = house.bases.get("tiny")
     sha256 = house.bases.sha256("tiny")
@@ -74,7 +80,7 @@ def studio(cloud, tmp_path):
         )
     )
     _serve_endpoint(cloud, base)
-    user = parts.studio.user(SUB)
+    user = parts.studio.user(name)
     person = parts.studio.add_person(user.id, "Alex")
     served = ServedBase("tiny", sha256, "starter", base.folder)
     folder = tiny_adapter(tmp_path / "adapter", load_parts(base.folder, "starter"), served, seed=1)
@@ -87,7 +93,6 @@ def studio(cloud, tmp_path):
     parts.catalog.update_run(run.id, state="done")
     target = f"{user.id}/{person.id}/{model.id}.tar.gz"
     Published(endpoint_settings(parts.settings, "tiny", sha256)).publish(folder, target)
-    parts.studio.user(OTHER)
     endpoint = cloud.endpoints.endpoints["avatars"]
     until(lambda: endpoint.status == "InService", "the endpoint", PATIENCE_S)
     yield parts
@@ -127,9 +132,11 @@ class Answer:
         return json.loads(self.body)
 
 
-def walk(call, parts, cloud) -> None:
-    """Everything a client may meet. `call(method, path, body, headers)` is its home's."""
-    owner = parts.studio.user(SUB).id
+def walk(call, name, parts, cloud) -> None:
+    """Everything a client may meet who is signed in as `name`. `call(method, path, body, headers)`
+    is its home's.
+    """
+    owner = parts.studio.user(name).id
     wish = {"prompt": "at the lake", "seed": 3, "quality": "fast"}
 
     def drawn(body=wish, key=""):
@@ -228,9 +235,10 @@ def walk(call, parts, cloud) -> None:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("studio", ["ann"], indirect=True)
 def test_an_http_client_walks_the_api_beside_the_studio(studio, cloud, tmp_path):
     file, password = tmp_path / "accounts", "a long enough sentence"
-    accounts.add(file, SUB, password)
+    accounts.add(file, "ann", password)
     changed = {"workers": 0, "api_wait_seconds": 20, "accounts": str(file)}
     app = web.create(studio.settings.model_copy(update=changed))
     with socket.socket() as listener:
@@ -243,13 +251,13 @@ def test_an_http_client_walks_the_api_beside_the_studio(studio, cloud, tmp_path)
         try:
             where = f"http://127.0.0.1:{listener.getsockname()[1]}"
             with httpx.Client(base_url=where, timeout=60) as client:
-                client.post("/login", data={"name": SUB, "password": password})
+                client.post("/login", data={"name": "ann", "password": password})
 
                 def call(method, path, body, headers):
                     told = client.request(method, path, json=body, headers=headers)
                     return Answer(told.status_code, dict(told.headers), told.content)
 
-                walk(call, studio, cloud)
+                walk(call, "ann", studio, cloud)
         finally:
             end(worker)
             server.should_exit = True
@@ -268,8 +276,9 @@ def function(studio, tmp_path):
     )  # fmt: skip
     environment = child_environment(settings)
     environment |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    environment["PYTHONPATH"] = str(ROOT)
-    with Functions(environment, _held()) as functions:
+    code = tmp_path / "code"
+    zipfile.ZipFile(bundle._zipped(tmp_path / "zip", dict(bundle._code()))).extractall(code)
+    with Functions(environment, code, _held()) as functions:
         environment["AWS_ENDPOINT_URL_LAMBDA"] = functions.url
         yield functions
 
@@ -306,7 +315,7 @@ def test_lambda_events_walk_the_api(studio, cloud, function):
         event = shapes[count % len(shapes)](method, path, body, sub=SUB, headers=headers)
         return asked(function, event)
 
-    walk(call, studio, cloud)
+    walk(call, ANN, studio, cloud)
     first = asked(function, events.rest("GET", "/v1/openapi.json", sub=SUB))
     assert first.headers["strict-transport-security"] and "/v1/avatars" in first.json["paths"]
 

@@ -221,6 +221,8 @@ def asked(template: Template) -> Iterator[str]:
             yield f"{name} tells who has an account"
         if "ALLOW_USER_PASSWORD_AUTH" in client["ExplicitAuthFlows"]:
             yield f"{name} sends passwords"
+        if client["AllowedOAuthFlows"] != ["code"]:
+            yield f"{name} puts tokens into addresses"
 
 
 def front(template: Template) -> Iterator[str]:

@@ -77,6 +77,7 @@ MUTATIONS = [
     ("prompts in the log", ("ApiStage", P, "MethodSettings", 0, "DataTraceEnabled"), True),
     ("any API may call", ("ApiMay", P, "SourceArn"), REMOVE),
     ("anybody signs up", ("Users", P, "AdminCreateUserConfig", "AllowAdminCreateUserOnly"), False),
+    ("tokens in addresses", ("Client", P, "AllowedOAuthFlows", 0), "implicit"),
     ("plain HTTP in front", ("Front", P, "DistributionConfig", "CacheBehaviors", 0, "ViewerProtocolPolicy"), "allow-all"),
     ("answers cached", ("Front", P, "DistributionConfig", "CacheBehaviors", 0, "CachePolicyId"), "658327ea"),
     ("plain HTTP behind", ("Front", P, "DistributionConfig", "Origins", 0, "CustomOriginConfig", "OriginProtocolPolicy"), "http-only"),

@@ -13,6 +13,7 @@ import sys
 import threading
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 _PATH = re.compile(r"/2015-03-31/functions/([A-Za-z0-9-_]{1,64})/invocations")
@@ -45,12 +46,13 @@ for line in sys.stdin:
 
 
 class Functions:
-    """Listens on a free port while the `with` block lasts. `environment` is the function's, and
-    `held` names the modules that its code holds beside ours.
+    """Listens on a free port while the `with` block lasts. `environment` is the function's, `code`
+    the folder with what its zip holds of ours, and `held` names the modules that it holds beside.
     """
 
-    def __init__(self, environment: dict[str, str], held: set[str]) -> None:
+    def __init__(self, environment: dict[str, str], code: Path, held: set[str]) -> None:
         self.environment = environment
+        self._code = code
         self._program = _SANDBOX.format(held=held | OURS)
         self.events: list[dict[str, Any]] = []
         self.results: list[dict[str, Any]] = []
@@ -107,7 +109,8 @@ class Functions:
             if self._idle:
                 return self._idle.pop()
         sandbox = subprocess.Popen(
-            [sys.executable, "-c", self._program], env=self.environment, text=True,
+            [sys.executable, "-c", self._program], text=True, cwd=self._code,
+            env=self.environment | {"PYTHONPATH": str(self._code)},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         self._all.append(sandbox)

@@ -10,7 +10,7 @@ import pytest
 from studio.errors import BackendError, UserError
 from studio.settings import Settings
 from studio.web import accounts
-from studio.web.oidc import PREFIX, Provider
+from studio.web.oidc import PREFIX, Provider, name_of
 from tests.studio.house import furnish, open_house
 from tests.studio.live import listening, served
 from tests.studio.provider import CLIENT, SECRET
@@ -50,6 +50,7 @@ def test_the_same_account_is_the_same_user_and_its_name_tells_nothing(there, her
     first = round_trip(here)
     assert first == round_trip(here)
     assert first.startswith(PREFIX) and "ann" not in first and len(first) < 60
+    assert first == name_of(f"{there.address}/", "ann-at-the-provider"), "as the API knows them"
     there.claims = {"sub": "somebody-else"}
     assert round_trip(here) != first
 
