@@ -41,7 +41,7 @@ def _training() -> ClassifierTraining:
     return ClassifierTraining(
         settings.aws_region,
         role=settings.aws_role,
-        place=place(settings, "training", settings.aws_training) + "classifier",
+        place=place(settings, "aws_training", "training") + "classifier",
         endpoint_url=settings.aws_endpoint_url or None,
     )
 

@@ -23,21 +23,23 @@ if TYPE_CHECKING:
     from training.sagemaker import SageMakerSettings
 
 
-def place(settings: Settings, name: str, given: str) -> str:
-    """`given`, or s3://bucket/prefix-NAME beside the studio's own storage; ends in `/`.
+def place(settings: Settings, setting: str, beside: str) -> str:
+    """What the setting names, or s3://bucket/prefix-BESIDE next to the studio's own storage; ends
+    in `/`.
 
     Raises `BackendError` when there is neither.
     """
+    given: str = getattr(settings, setting)
     if given:
         return given.rstrip("/") + "/"
     match = re.fullmatch(r"s3://([^/]+)/?(.*)", settings.storage)
     if match is None:
         raise BackendError(
-            f"AWS needs a place in S3. Set AVATAR_AWS_{name.upper()} or AVATAR_STORAGE to "
+            f"AWS needs a place in S3. Set AVATAR_{setting.upper()} or AVATAR_STORAGE to "
             "s3://bucket/prefix."
         )
     prefix = match[2].strip("/")
-    return f"s3://{match[1]}/{f'{prefix}-' if prefix else ''}{name.partition('_')[2] or name}/"
+    return f"s3://{match[1]}/{f'{prefix}-' if prefix else ''}{beside}/"
 
 
 def needed(settings: Settings, *names: str) -> None:
@@ -53,7 +55,7 @@ def job_settings(settings: Settings) -> SageMakerSettings:
 
     longest = settings.aws_trainer_minutes * 60
     return SageMakerSettings(
-        place=place(settings, "training", settings.aws_training),
+        place=place(settings, "aws_training", "training"),
         role=settings.aws_role,
         image=settings.aws_trainer_image,
         region=settings.aws_region,
@@ -109,7 +111,7 @@ def endpoint_settings(
 
     return EndpointSettings(
         name=settings.aws_endpoint,
-        models=place(settings, "endpoint", settings.aws_endpoint_models),
+        models=place(settings, "aws_endpoint_models", "endpoint"),
         base_id=base_id,
         base_sha256=base_sha256,
         region=settings.aws_region,
@@ -143,7 +145,7 @@ def async_settings(settings: Settings, base_id: str = "", base_sha256: str = "")
 
     return AsyncSettings(
         name=settings.aws_async_endpoint,
-        orders=place(settings, "orders", settings.aws_async_orders),
+        orders=place(settings, "aws_async_orders", "orders"),
         base_id=base_id,
         base_sha256=base_sha256,
         region=settings.aws_region,

@@ -15,7 +15,14 @@ from typer.testing import CliRunner
 
 import studio
 from studio.cli.app import app
-from studio.cloud.parts import endpoint_settings, job_settings, place, published, sagemaker_trainer
+from studio.cloud.parts import (
+    async_settings,
+    endpoint_settings,
+    job_settings,
+    place,
+    published,
+    sagemaker_trainer,
+)
 from studio.errors import BackendError
 from studio.settings import Settings
 from studio.storage.local import LocalStorage
@@ -247,15 +254,22 @@ def test_the_studios_own_estimate_names_the_price_at_aws(cloud, tmp_path):
 
 def test_places_follow_from_the_storage_or_are_asked_for(tmp_path):
     beside = Settings(storage="s3://bucket/studio", home=tmp_path)
-    assert place(beside, "training", "") == "s3://bucket/studio-training/"
-    assert place(beside, "training", "s3://other/x") == "s3://other/x/"
+    assert place(beside, "aws_training", "training") == "s3://bucket/studio-training/"
+    elsewhere = Settings(aws_training="s3://other/x", home=tmp_path)
+    assert place(elsewhere, "aws_training", "training") == "s3://other/x/"
     assert endpoint_settings(beside).models == "s3://bucket/studio-endpoint/"
     assert (
         job_settings(Settings(storage="s3://bucket", home=tmp_path)).place
         == "s3://bucket/training/"
     )
-    with pytest.raises(BackendError, match="AVATAR_AWS_TRAINING"):
-        job_settings(Settings(home=tmp_path))
+    alone = Settings(home=tmp_path)
+    for wanted, parts in (
+        ("AVATAR_AWS_TRAINING", job_settings),
+        ("AVATAR_AWS_ENDPOINT_MODELS", endpoint_settings),
+        ("AVATAR_AWS_ASYNC_ORDERS", async_settings),
+    ):
+        with pytest.raises(BackendError, match=f"Set {wanted} or AVATAR_STORAGE"):
+            parts(alone)
     with pytest.raises(BackendError, match="AVATAR_AWS_ROLE and AVATAR_AWS_TRAINER_IMAGE"):
         sagemaker_trainer(beside)
 
