@@ -1,5 +1,6 @@
 # The multi-model container for CPU instances: our HTTP contract on port 8080. GPUs need Triton, see
-# deploy/triton.Dockerfile; AWS serves many models from one GPU with nothing else.
+# deploy/triton.Dockerfile; AWS serves many models from one GPU with nothing else. An asynchronous
+# endpoint runs it on GPUs, too: then add --build-arg TORCH_INDEX=https://pypi.org/simple
 #
 #   docker build -f deploy/endpoint.Dockerfile --build-arg BASE=models/starter-2 \
 #     --build-arg BASE_ID=starter-2 --build-arg FAMILY=starter -t avatar-endpoint .

@@ -13,9 +13,12 @@ import subprocess
 import sys
 import time
 import urllib.request
+from inspect import signature
 from pathlib import Path
 
 import pytest
+
+from studio.cli.deploy import deploy
 
 ROOT = Path(__file__).parent.parent
 ROOMS = {"studio", "training", "moderation", "prompts", "diffusion", "serving"}
@@ -79,6 +82,20 @@ def test_an_image_installs_and_copies_what_its_program_imports(name):
     optional = {"boto3", "botocore", "bitsandbytes", "dicebear", "huggingface_hub", "resvg_py"}
     needed = {NAMES.get(top, top) for top in foreign - set(sys.stdlib_module_names) - optional}
     assert needed - installed == set()
+
+
+def test_images_hold_the_base_that_the_api_is_deployed_for():
+    base = signature(deploy).parameters["base"].default
+    endpoint, triton, resident = (
+        (ROOT / path).read_text("utf-8")
+        for path in (
+            "deploy/endpoint.Dockerfile", "deploy/triton.Dockerfile",
+            "serving/triton/base/config.pbtxt",
+        )
+    )  # fmt: skip
+    assert f"ARG BASE=models/{base}\nARG BASE_ID={base}\n" in endpoint
+    assert f"ARG BASE=models/{base}\n" in triton
+    assert f'key: "base_id" value: {{ string_value: "{base}" }}' in resident
 
 
 @pytest.mark.parametrize(

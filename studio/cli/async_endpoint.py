@@ -39,7 +39,9 @@ def _settings(name: str) -> Settings:
 
 @app.command("create")
 def create(
-    image: Annotated[str, typer.Option(help="Image of deploy/endpoint.Dockerfile.")],
+    image: Annotated[
+        str, typer.Option(help="Image of deploy/endpoint.Dockerfile, for a GPU with its torch.")
+    ],
     instance: Annotated[str, typer.Option(help="Instance type, with or without a GPU.")] = (
         "ml.g5.xlarge"
     ),
