@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import logging
 import shutil
-import statistics
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,6 @@ from moderation.chain import PendingPictures, PendingPrompt, PromptRequest
 from moderation.policy import Action
 from moderation.verdict import Decision, Stage, Verdict
 from prompts.compose import compose, person_phrase
-from prompts.style import Style
 from serving.errors import AdapterRefused, ArchiveRefused, EngineError, RequestRefused
 from serving.request import GenerationRequest, Rendered
 from studio.errors import NotAllowed, UserError
@@ -36,44 +32,15 @@ from studio.work.engines import Engines
 from studio.work.learning import CLASS_NOUN, Ended
 from studio.work.patience import Patient
 from studio.work.shift import Shift
+from studio.work.slots import SEED_LIMIT, Outcome, Slot, Steps, Tally
 
-TELL_EVERY_S = 0.5
 LOOK_EVERY_S = 0.4
-NEXT_SEED = 7919
-"""Added to the seed when a safe prompt gave an unsafe picture: no small number, so that the second
-try of one picture is not the first try of its neighbour."""
-
 BLUR_SHARE = 12
 """A blurred copy is blurred by a twelfth of its short side: shapes stay, nothing in them does."""
 
-SEED_LIMIT = 2**31
 DRAWN = "Your avatars are being drawn."
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One avatar that was asked for. `attempt` counts its seeds from 1."""
-
-    name: str
-    style: Style
-    prompt: str
-    negative: str
-    seed: int
-    attempt: int = 1
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a drawn picture: an avatar, a reason against it, or another try."""
-
-    slot: Slot
-    avatar_id: str = ""
-    reason: str = ""
-    unchecked: bool = False
-    again: bool = False
 
 
 class TextRefused(UserError):
@@ -112,18 +79,18 @@ class Drawing:
 
     def _draw_run(self, run: Run, model: PersonalModel) -> None:
         run_id = run.id
-        work = _Work(run, self._parts.settings.picture_attempts)
-        prompts, slots = self._slots(run, model, work)
+        tally = Tally()
+        prompts, slots = self._slots(run, model, tally)
         for slot in slots:
-            work.wants(slot, self._runs.get(Avatar, slot_id(run_id, slot.name)))
-        self._tell(run_id, "waiting", "Waiting for this machine to be free.", work)
+            tally.wants(slot, self._runs.get(Avatar, slot_id(run_id, slot.name)))
+        self._tell(run_id, "waiting", "Waiting for this machine to be free.", tally)
         try:
             device = self._parts.drawing_device(run_id)
             needed = self._engines.needed_gb(model.base_id)
             with device.drawing(stop=lambda: self._stopping(run_id), needs_gb=needed):
-                self._tell(run_id, "drawing", DRAWN, work)
+                self._tell(run_id, "drawing", DRAWN, tally)
                 try:
-                    self._draw_all(run, model, prompts, work)
+                    self._draw_all(run, model, prompts, tally)
                 finally:
                     self._engines.rest()
         except GaveUp:
@@ -131,7 +98,7 @@ class Drawing:
             self._shift.park()
         except EngineError as fault:
             raise UserError(str(fault), code=_engine_code(fault)) from fault
-        self._finish(run_id, work)
+        self._finish(run_id, tally)
 
     def _open(self, run_id: str) -> Run:
         run = self._runs.get(Run, run_id)
@@ -143,13 +110,13 @@ class Drawing:
         run = self._runs.get(Run, run_id)
         return self._shift.ending or run is None or run.over
 
-    def _tell(self, run_id: str, state: str, message: str, work: _Work) -> None:
-        told = self._runs.update_run(run_id, state=state, message=message, detail=work.detail())
+    def _tell(self, run_id: str, state: str, message: str, tally: Tally) -> None:
+        told = self._runs.update_run(run_id, state=state, message=message, detail=tally.detail())
         if not told:
             raise Ended
 
     def _slots(
-        self, run: Run, model: PersonalModel, work: _Work
+        self, run: Run, model: PersonalModel, tally: Tally
     ) -> tuple[list[PendingPrompt], list[Slot]]:
         """What to draw, with every text judged by the local checks; remote ones may go on."""
         asked = run.request
@@ -160,7 +127,7 @@ class Drawing:
             prompt = self._parts.moderation.begin_prompt(
                 PromptRequest(asked["text"], style.id, shown.text)
             )
-            work.spent("text", time.monotonic() - began)
+            tally.spent("text", time.monotonic() - began)
             if not prompt.local.verdict.allowed:
                 raise _refused_text(prompt.local.verdict)
             pending.append(prompt)
@@ -184,16 +151,16 @@ class Drawing:
         return pending, slots
 
     def _draw_all(
-        self, run: Run, model: PersonalModel, prompts: list[PendingPrompt], work: _Work
+        self, run: Run, model: PersonalModel, prompts: list[PendingPrompt], tally: Tally
     ) -> None:
         """Rounds of drawing: what a safe prompt drew unsafely comes again with another seed."""
         engine = self._engines.get(model.base_id)
         folder = self._model_folder(model)
         watch = _Watch(lambda: self._stopping(run.id), prompts)
         with ThreadPoolExecutor(1, thread_name_prefix="delivery") as judge:
-            while work.open:
-                slots = {slot.name: slot for slot in work.open}
-                steps = _Steps(self._runs, run.id, work, len(slots))
+            while tally.open:
+                slots = {slot.name: slot for slot in tally.open}
+                steps = Steps(self._runs, run.id, len(slots))
                 outcomes: list[Future[Outcome]] = []
                 for rendered in engine.generate(
                     [_request(run, slot, model, folder) for slot in slots.values()],
@@ -203,8 +170,8 @@ class Drawing:
                 ):
                     told = self._runs.get(Run, run.id)
                     if told is not None and told.state == "waiting":
-                        self._tell(run.id, "drawing", DRAWN, work)
-                    work.spent("draw", rendered.seconds)
+                        self._tell(run.id, "drawing", DRAWN, tally)
+                    tally.spent("draw", rendered.seconds)
                     # The check starts now, beside the drawing of the next picture.
                     check = self._parts.moderation.begin_pictures([rendered.picture], Stage.PICTURE)
                     slot = replace(
@@ -212,13 +179,15 @@ class Drawing:
                         seconds=slots[rendered.id].seconds + rendered.seconds,
                     )
                     outcomes.append(
-                        judge.submit(self._settle, run, model, slot, rendered, check, prompts, work)
+                        judge.submit(
+                            self._settle, run, model, slot, rendered, check, prompts, tally
+                        )
                     )
                 settled = [outcome.result() for outcome in outcomes]
                 _check_texts(prompts)
                 if watch.stopped():
                     raise GaveUp
-                work.next_round(settled)
+                tally.next_round(settled)
 
     def _dropped(self, watch: _Watch, request_id: str) -> bool:
         """Whether to drop a request. Raises `GaveUp` at the end of the shift: what a remote engine
@@ -240,15 +209,15 @@ class Drawing:
         rendered: Rendered,
         check: PendingPictures,
         prompts: list[PendingPrompt],
-        work: _Work,
+        tally: Tally,
     ) -> Outcome:
         """Wait for the verdicts on the text and the picture, then deliver or refuse."""
         began = time.monotonic()
         _check_texts(prompts)
-        work.spent("text", time.monotonic() - began)
+        tally.spent("text", time.monotonic() - began)
         (judgement,) = check.result()
         action, verdict = judgement.action, judgement.verdict
-        work.spent("pictures", max((f.ms for f in verdict.findings), default=0.0) / 1000)
+        tally.spent("pictures", max((f.ms for f in verdict.findings), default=0.0) / 1000)
         again = judgement.retry and slot.attempt < self._parts.settings.picture_attempts
         if again or action not in (Action.SHOW, Action.BLUR):
             unchecked = verdict.decision is Decision.UNAVAILABLE
@@ -272,9 +241,9 @@ class Drawing:
                 outcome = Outcome(slot, self._delivery.avatar(run, slot.name, drawn).id)
             except NotAllowed:  # the person was erased meanwhile
                 raise Ended from None
-            work.spent("store", time.monotonic() - began)
-        work.settle(outcome)
-        if not self._runs.update_run(run.id, detail=work.detail()):
+            tally.spent("store", time.monotonic() - began)
+        tally.settle(outcome)
+        if not self._runs.update_run(run.id, detail=tally.detail()):
             raise Ended
         return outcome
 
@@ -296,10 +265,10 @@ class Drawing:
             partial.replace(target)
         return folder
 
-    def _finish(self, run_id: str, work: _Work) -> None:
-        detail = work.detail()
+    def _finish(self, run_id: str, tally: Tally) -> None:
+        detail = tally.detail()
         if not detail["avatar_ids"]:
-            if work.unchecked:
+            if tally.unchecked:
                 raise UserError(
                     "The pictures could not be checked, so none is shown.",
                     "Try again in a minute.",
@@ -317,94 +286,6 @@ class Drawing:
         self._runs.update_run(
             run_id, state="done", message=message, seconds_left=None, detail=detail
         )
-
-
-class _Work:
-    """What is done and what is open in a run. Written by one thread at a time."""
-
-    def __init__(self, run: Run, attempts: int) -> None:
-        self.open: list[Slot] = []
-        self.unchecked = False
-        self._order: list[str] = []
-        self._avatars: dict[str, str] = {}
-        self._refused: dict[str, dict[str, str]] = {}
-        self._attempts = 0
-        self._limit = attempts
-        self._seconds: dict[str, float] = {}
-        self._clock = threading.Lock()
-
-    def spent(self, stage: str, seconds: float) -> None:
-        """Count time of a stage: text, draw, pictures (their checks), store. Stages overlap."""
-        with self._clock:
-            self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
-
-    def wants(self, slot: Slot, avatar: Avatar | None) -> None:
-        self._order.append(slot.name)
-        if avatar is not None:
-            self._avatars[slot.name] = avatar.id
-            self._attempts += avatar.attempts
-        else:
-            self.open.append(slot)
-
-    def settle(self, outcome: Outcome) -> None:
-        name = outcome.slot.name
-        self._attempts += 1
-        if outcome.avatar_id:
-            self._avatars[name] = outcome.avatar_id
-        elif not outcome.again:
-            self._refused[name] = {"style": outcome.slot.style.id, "reason": outcome.reason}
-            self.unchecked |= outcome.unchecked
-
-    def next_round(self, settled: Sequence[Outcome]) -> None:
-        self.open = [
-            replace(
-                outcome.slot,
-                seed=(outcome.slot.seed + NEXT_SEED) % SEED_LIMIT,
-                attempt=outcome.slot.attempt + 1,
-            )
-            for outcome in settled
-            if outcome.again
-        ]
-
-    def detail(self) -> dict[str, Any]:
-        with self._clock:
-            seconds = {stage: round(value, 4) for stage, value in self._seconds.items()}
-        return {
-            "seconds": seconds,
-            "wanted": len(self._order),
-            "done": len(self._avatars),
-            "refused": [self._refused[name] for name in self._order if name in self._refused],
-            "avatar_ids": [self._avatars[name] for name in self._order if name in self._avatars],
-            "attempts": self._attempts,
-        }
-
-
-class _Steps:
-    """Brings the steps of one round into the run, a few times a second, with the time left."""
-
-    def __init__(self, runs: Patient, run_id: str, work: _Work, pictures: int) -> None:
-        self._runs = runs
-        self._run_id = run_id
-        self._pictures = pictures
-        self._finished = 0
-        self._durations: deque[float] = deque(maxlen=50)
-        self._last: float | None = None
-        self._told = 0.0
-
-    def done(self, _request_id: str, step: int, steps: int) -> None:
-        moment = time.monotonic()
-        if self._last is not None:
-            self._durations.append(moment - self._last)
-        self._last = moment
-        total = self._pictures * steps
-        done = self._finished * steps + step
-        if step == steps:
-            self._finished += 1
-        if moment - self._told < TELL_EVERY_S and done < total:
-            return
-        self._told = moment
-        left = statistics.mean(self._durations) * (total - done) if self._durations else None
-        self._runs.update_run(self._run_id, step=done, total=total, seconds_left=left)
 
 
 class _Watch:

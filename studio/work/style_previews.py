@@ -19,8 +19,8 @@ from serving.request import GenerationRequest
 from studio.errors import BackendError
 from studio.parts import Parts
 from studio.pictures.delivery import grown, shaped, xmp
-from studio.work.drawing import NEXT_SEED, SEED_LIMIT
 from studio.work.engines import Engines
+from studio.work.slots import NEXT_SEED, SEED_LIMIT
 
 SIDE_PX = 320
 MOST_BYTES = 25_000
