@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -154,7 +154,11 @@ class Policy:
         return self.judge(labels, stage, "", "", 0.0).decision
 
     def _closed(self, labels: Sequence[Label]) -> list[Label]:
-        """Names we know, and `unknown` for each name we do not, unless its parent speaks."""
+        """Names we know, and `unknown` for each name we do not, unless its parent speaks.
+
+        A level 3 label that came without its parents speaks for them: an odd answer never allows.
+        """
+        labels = [*labels, *self._silent_parents(labels)]
         names = {label.name for label in labels}
         closed = []
         for label in labels:
@@ -163,6 +167,19 @@ class Policy:
             elif not (label.parent and label.parent in names):
                 closed.append(replace(label, name="unknown"))
         return closed
+
+    def _silent_parents(self, labels: Sequence[Label]) -> list[Label]:
+        named = {label.name for label in labels}
+        return [
+            replace(label, name=self.parents[label.name], parent="")
+            for label in labels
+            if self.category(label.name) is None and named.isdisjoint(self._above(label.name))
+        ]
+
+    def _above(self, name: str) -> Iterator[str]:
+        while name in self.parents:
+            name = self.parents[name]
+            yield name
 
     def _decider(self, name: str) -> str:
         """The category whose threshold is shown beside a level 3 label."""

@@ -34,8 +34,14 @@ def test_level_one_and_two_decide() -> None:
     assert found == (Decision.BLOCK, Action.WITHHOLD, True)
 
 
-def test_a_level_three_label_alone_decides_nothing() -> None:
-    assert judged(("Exposed Female Nipple", 0.99))[0] is Decision.ALLOW
+def test_a_level_three_label_decides_nothing_beside_its_parents() -> None:
+    unsure = ("Explicit", 0.2), ("Explicit Nudity", 0.2)
+    assert judged(*unsure, ("Exposed Female Nipple", 0.99))[0] is Decision.ALLOW
+
+
+def test_a_level_three_label_without_its_parents_speaks_for_them() -> None:
+    assert judged(("Exposed Female Nipple", 0.99)) == (Decision.BLOCK, Action.WITHHOLD, True)
+    assert judged(("Exposed Male Nipple", 0.99))[0] is Decision.ALLOW
 
 
 def test_a_level_three_exemption_excuses_its_parents() -> None:
