@@ -20,6 +20,8 @@ MAX_CHARACTERS = 1500
 READ_CHARACTERS = 4 * MAX_CHARACTERS
 """How much of what was sent is looked at; signs between letters may take up most of it."""
 _STRANGE_LETTERS = 2
+_WORD_SIGN = "CJK"
+"""Of this script a single letter is a word; of others it may be a sign of mathematics."""
 
 
 @lru_cache(maxsize=16)
@@ -74,17 +76,21 @@ class ReadabilityCheck:
             labels.append(Label("too long", 1.0))
         if views.signs:
             labels.append(Label("unreadable", 1.0))
-        if _letters_outside_latin(views.encoder) >= _STRANGE_LETTERS:
+        if _strange(views.encoder) >= _STRANGE_LETTERS:
             labels.append(Label("language", 1.0))
         ms = (time.perf_counter() - began) * 1000
         return self._policy.judge(labels, self._stage, self.backend, self.version, ms)
 
 
-def _letters_outside_latin(text: str) -> int:
-    return sum(
-        1
+def _strange(text: str) -> int:
+    """How many letters are of other scripts than Latin; one that is a whole word counts as two."""
+    names = [
+        unicodedata.name(character, "")
         for character in text
-        if ord(character) > 0x24F
-        and unicodedata.category(character)[0] == "L"
-        and not unicodedata.name(character, "").startswith("LATIN")
+        if ord(character) > 0x24F and unicodedata.category(character)[0] == "L"
+    ]
+    return sum(
+        _STRANGE_LETTERS if name.startswith(_WORD_SIGN) else 1
+        for name in names
+        if not name.startswith("LATIN")
     )

@@ -347,3 +347,9 @@ def test_capabilities_say_what_local_cannot_do() -> None:
 def test_no_pictures_are_no_question() -> None:
     assert LOCAL.pictures([], Stage.PICTURE) == []
     assert LOCAL.photo_set([]) == []
+
+
+@pytest.mark.parametrize("text", ["portrait 裸", "血", "a face, 姦"])
+def test_one_letter_of_a_script_where_letters_are_words_is_not_waved_through(text: str) -> None:
+    assert not LOCAL.prompt(PromptRequest(text)).verdict.allowed
+    assert LOCAL.prompt(PromptRequest("a teacher writes π on the board")).verdict.allowed
