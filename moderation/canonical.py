@@ -47,6 +47,9 @@ for _latin, _others in _LOOKALIKES.items():
     for _other in _others:
         _FOLD.setdefault(ord(_other), _latin)
 _FOLD.update({ord("æ"): "ae", ord("œ"): "oe", ord("ß"): "ss"})
+# White letters on black discs and squares, and the letters that make flags: no other form has them.
+for _first in (0x1F150, 0x1F170, 0x1F1E6):
+    _FOLD.update({_first + _place: chr(ord("a") + _place) for _place in range(26)})
 # Cherokee and Armenian capitals that casefold away from their Latin twins are left to the rule that
 # stops words of mixed scripts.
 
@@ -59,7 +62,10 @@ _MEASURE = re.compile(
     r"|[a-z]{1,2}\d+|v\d+(?:\.\d+)*)$"
 )
 _TOKEN = re.compile(r"[^\s,;]+")
-_SPACED = re.compile(r"(?<![^\W_])[^\W\d_](?:[\s._\-*'·•|/\\~^+=:;,]{1,2}[^\W\d_]){2,}(?![^\W_])")
+_SPACED = re.compile(r"(?<![^\W_])[^\W\d_](?:[\s._\-*'·•|/\\~^+=:;,]{1,3}[^\W\d_]){2,}(?![^\W_])")
+_SPACED_LEET = re.compile(
+    r"(?<![^\W_])[a-z0-9@$!€£](?:[\s._\-*'·•|/\\~^+=:;,]{1,3}[a-z0-9@$!€£]){2,}(?![^\W_])"
+)
 _WIDE_GAP = re.compile(r"(?<=\S)(?:\s{2,}|[\t\n\r])(?=\S)")
 _SEPARATORS = re.compile(r"[\s._\-*'·•|/\\~^+=:;,]+")
 _INSIDE = re.compile(r"(?<=[a-z])[._\-*'·•|/\\~^+=]{1,2}(?=[a-z])")
@@ -181,6 +187,9 @@ def plain_view(text: str) -> str:
 
 
 def _leet_view(plain: str, table: dict[int, int]) -> str:
+    plain = _SPACED_LEET.sub(
+        lambda run: run[0].translate(table) if _SMALL.search(run[0]) else run[0], plain
+    )
     tokens = _TOKEN.findall(plain)
     mixed = [t for t in tokens if _SMALL.search(t) and _DIGIT_LIKE.search(t)]
     telling = [t for t in mixed if not _MEASURE.match(t.strip(".!?\"'"))]

@@ -27,9 +27,13 @@ _UNSPACED = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf
 _AGE = re.compile(
     r"\b(?:[1-9]|1[0-7])[\s-]*(?:years?|yrs?|yo|y/o|yr)(?:[\s-]*olds?)?\b(?!\s+(?:ago|later|experience))"
 )
+_MASKED = re.compile(r"(?<![^\W_])[a-z]+(?:[*#?][*#?a-z]*)[a-z](?![^\W_])")
+_MASK = re.compile(r"[*#?]")
 _MAX_WORDS = 6
 _SHORTEST_PREFIX = 3
 _LONG_ENOUGH_INSIDE = 4
+_LONG_ENOUGH_JOINED = 8
+"""A phrase of so many letters is found without its spaces, too: `taylorswift`."""
 _RELOAD_EVERY_S = 1.0
 
 
@@ -81,6 +85,19 @@ class Terms:
                     break
         return found
 
+    def find_masked(self, text: str) -> set[str]:
+        """The categories of the terms that a word with letters starred out may stand for."""
+        found = set()
+        for masked in _MASKED.findall(text):
+            meant = re.compile(_MASK.sub("[a-z]", masked))
+            found |= {
+                label
+                for words, label in self.phrases.items()
+                if len(words) == 1 and meant.fullmatch(words[0])
+            }
+            found |= {label for prefix, label in self.prefixes.items() if meant.fullmatch(prefix)}
+        return found
+
     def find_unspaced(self, text: str) -> list[Match]:
         """Terms of scripts that are written without spaces."""
         return [Match(label, 0, 1) for term, label in self.unspaced if term in text]
@@ -112,6 +129,8 @@ def _compile(terms: Iterable[tuple[str, str]], where: str, *, with_marks: bool =
             raise RulesError(f"{where}: {term!r} has more than {_MAX_WORDS} words.")
         if not plain.endswith("*"):
             phrases.setdefault(words, label)
+            if len(words) > 1 and len("".join(words)) >= _LONG_ENOUGH_JOINED:
+                phrases.setdefault(("".join(words),), label)
             if with_marks:
                 phrases.setdefault(tuple(words_of(term.casefold())), label)
         elif len(words) == 1:
@@ -181,6 +200,7 @@ class RuleSet:
             labels |= self._labels(words, has_age, text)
         for run in views.joined_runs:
             labels |= self._inside(run)
+        labels |= self.terms.find_masked(views.plain)
         for symbols, label in self.emoji.items():
             if symbols in views.encoder:
                 labels.add(label)

@@ -32,6 +32,7 @@ _GRAMS = range(2, 6)
 _WINDOW = 24
 _STRIDE = 12
 _MAX_WINDOWS = 12
+_MAX_READINGS = 10
 
 
 class ClassifierError(ValueError):
@@ -109,7 +110,7 @@ def readings(views: Views) -> list[str]:
         words = _WORD.findall(variant)
         if words != plain and len(set(words) - set(plain)) * 5 >= len(words):
             kept.append(variant)
-    return kept[:6]
+    return kept[:_MAX_READINGS]
 
 
 def load(file: Path = SHIPPED) -> Classifier:

@@ -90,8 +90,38 @@ def test_a_hidden_word_is_still_seen_by_some_reading(name: str, text: str) -> No
 
 
 @pytest.mark.parametrize(
+    "names",
+    [
+        ("leet", "letters spaced"),
+        ("letters spaced", "leet"),
+        ("letters dotted", "letters spaced"),
+        ("leet", "letters dotted"),
+        ("repeated vowels", "leet"),
+        ("fullwidth", "letters spaced"),
+        ("cyrillic lookalikes", "weighting syntax"),
+        ("leet", "right-to-left override"),
+        ("zero-width", "emoji between letters"),
+        ("mixed case", "combining strike"),
+    ],
+    ids=" then ".join,
+)
+def test_words_hidden_in_two_ways_at_once_are_still_seen(names: tuple[str, str]) -> None:
+    text = "a naked woman on a bed"
+    for name in names:
+        text = TRANSFORMS[name](text)
+    hidden = views(text)
+    assert RULES.current().judge(hidden) or hidden.signs
+
+
+@pytest.mark.parametrize("text", ["🅝🅐🅚🅔🅓", "🅽🆄🅳🅴", "🇳🇺🇩🇪", "n*ked", "n**e woman", "p#ssy", "ⓝⓤⓓⓔ"])
+def test_letters_in_discs_and_flags_and_letters_starred_out_are_read(text: str) -> None:
+    assert "sexual" in RULES.current().judge(views(text))
+
+
+@pytest.mark.parametrize(
     "text", ["4k 3d render, 80s", "1girl, solo", "mp3 player from 1999", "U.S.A. flag", "2b or not 2b",
-             "the 3rd man, 35mm f/2.8", "wow!!! soooo pretty", "❤ heart ❤ on a card", "C3PO and R2D2"]
+             "the 3rd man, 35mm f/2.8", "wow!!! soooo pretty", "❤ heart ❤ on a card", "C3PO and R2D2",
+             "a 2 x 4 m wall", "3 2 1 0 go", "flag 🇩🇪 and 🇺🇸", "5* hotel lobby", "route 6 6 sign", "A* student"]
 )  # fmt: skip
 def test_ordinary_writing_gives_no_sign_and_no_term(text: str) -> None:
     seen = views(text)

@@ -27,7 +27,9 @@ def labels(text: str) -> set[str]:
      "a lesbian couple", "a hindu temple", "an arab sheikh", "a boy and a girl on a swing",
      "children painting", "a grandfather with his granddaughter", "cum laude graduation",
      "rapeseed field", "hot dog", "an assassin's hood", "bass guitar", "cocktail dress", "peacock",
-     "a trump card", "a bleeding heart flower", "virgin olive oil", "bare feet in the sand"],
+     "a trump card", "a bleeding heart flower", "virgin olive oil", "bare feet in the sand",
+     "cock of the walk", "an ox and ass by the manger", "a tit bird on a branch", "paint stripper can",
+     "an enfant terrible of fashion", "an orang utan", "a piña colada", "yin and yang", "una and leo in los angeles"],
 )  # fmt: skip
 def test_ordinary_words_pass(text: str) -> None:
     assert labels(text) == set()
@@ -44,6 +46,7 @@ def test_ordinary_words_pass(text: str) -> None:
         ("a woman without a shirt", "sexual"),
         ("a portrait of Donald Trump", "public_figure"),
         ("Beyoncé on stage", "public_figure"),
+        ("taylorswift singing", "public_figure"),
         ("sexy schoolgirl", "minors"),
         ("a 14 year old girl in lingerie", "minors"),
         ("topless teen", "minors"),
@@ -60,6 +63,12 @@ def test_ordinary_words_pass(text: str) -> None:
         ("नग्न औरत", "sexual"),
         ("امرأة عارية", "sexual"),
         ("ヌードの女性", "sexual"),
+        ("jolie fille blonde", "language"),
+        ("dött barn", "language"),
+        ("martwe dziecko", "language"),
+        ("ölü çocuk", "language"),
+        ("mergina prie ežero", "language"),
+        ("golaya zhenshchina", "language"),
     ],
 )
 def test_forbidden_words_are_found(text: str, label: str) -> None:
