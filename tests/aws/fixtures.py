@@ -144,6 +144,21 @@ class Cloud:
         found = boto3.client("s3").list_object_versions(Bucket=self.bucket, Prefix=prefix)
         return sorted(o["Key"] for o in found.get("Versions", []) + found.get("DeleteMarkers", []))
 
+    def key(self) -> str:
+        """A fresh KMS key."""
+        import boto3
+
+        made: str = boto3.client("kms").create_key()["KeyMetadata"]["Arn"]
+        return made
+
+    def keys_of(self, prefix: str) -> set[str | None]:
+        """The KMS keys that the objects below a prefix are encrypted with."""
+        import boto3
+
+        s3 = boto3.client("s3")
+        heads = [s3.head_object(Bucket=self.bucket, Key=key) for key in self.stored(prefix)]
+        return {head.get("SSEKMSKeyId") for head in heads}
+
 
 @pytest.fixture
 def cloud(aws: Aws, bucket: str, s3_url: str) -> Iterator[Cloud]:

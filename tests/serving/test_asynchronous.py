@@ -14,7 +14,7 @@ from serving import orders
 from serving.asynchronous import IN_LINE, AsyncEngine, BySize
 from serving.errors import AdapterRefused, EngineError, RequestRefused
 from serving.local import LocalEngine
-from serving.orderbook import AsyncSettings
+from serving.orderbook import AsyncSettings, Orders, Ticket
 from serving.plans import AsyncPlan, HostingError
 from serving.sagemaker import EndpointFault
 from tests.serving.test_endpoint import IMAGE, ROLE, apart, asked, hosting, in_service
@@ -178,6 +178,17 @@ def test_requests_of_others_and_models_of_other_bases_never_leave(cloud, base, p
     with pytest.raises(AdapterRefused, match="Train it again"):
         list(engine.generate([asked(people["sd15"][0])]))
     assert cloud.stored() == [] and not cloud.server.called("InvokeEndpointAsync")
+
+
+def test_orders_and_tickets_are_encrypted_with_the_hosts_key(cloud, base, tmp_path):
+    key = cloud.key()
+    book = Orders(settings(cloud, base, kms_key=key))
+    (tmp_path / "order.tar").write_bytes(b"x")
+    ticket = Ticket(book.key("u/p/m.tar.gz", "n"), ())
+    book.put(tmp_path / "order.tar", ticket.key)
+    book.note(ticket)
+    assert len(cloud.stored("orders/in/u/p/m/")) == 2
+    assert cloud.keys_of("orders/") == {key}
 
 
 def test_erasing_takes_orders_and_results_of_the_person_only(cloud, base):

@@ -20,7 +20,7 @@ from serving.hosting import Hosting
 from serving.local import LocalEngine
 from serving.payloads import parse
 from serving.plans import EndpointPlan, HostingError
-from serving.published import EndpointSettings
+from serving.published import EndpointSettings, Published
 from serving.request import GenerationRequest
 from serving.sagemaker import EndpointFault, WarmingUp, explain
 
@@ -191,6 +191,13 @@ def test_a_request_of_another_owner_or_base_never_leaves(cloud, base, people, ba
         list(drifted.generate([asked(folder)]))
     assert cloud.server.called("InvokeEndpoint") == []
     assert cloud.stored("endpoint/") == []
+
+
+def test_a_published_model_is_encrypted_with_the_hosts_key(cloud, base, people):
+    key = cloud.key()
+    target = asked(None).target
+    Published(settings(cloud, base, kms_key=key)).publish(people["starter"][0], target)
+    assert cloud.keys_of("endpoint/") == {key}
 
 
 def test_an_endpoint_that_is_gone_says_what_to_run(cloud, base, people):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import boto3
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.aws.server import jumpstart as hub
@@ -64,6 +66,20 @@ def test_a_run_goes_to_jumpstart_and_comes_back_as_an_adapter(trainer, cloud, ba
     assert not (tmp_path / "model" / "learned_embeds.safetensors").exists()
     trainer.discard(handle)
     assert cloud.stored("training/") == []
+
+
+def test_photos_and_class_pictures_are_encrypted_with_the_hosts_key(trainer, cloud, base, tmp_path):
+    key, folder = cloud.key(), tmp_path / "class"
+    folder.mkdir()
+    Image.new("RGB", (64, 64), (90, 60, 40)).save(folder / "0.png")
+    job = replace(trainer.settings.job, kms_key=key)
+    careful = JumpStartTrainer(replace(trainer.settings, job=job))
+    careful.start(request(base, tmp_path, steps=9, class_folder=folder, prior_weight=0.5))
+    sent = cloud.stored("training/runs/")
+    assert any("/class_data_dir/" in name for name in sent), sent
+    assert cloud.keys_of("training/runs/") == {key}
+    told = cloud.server.called("CreateTrainingJob")[0].parameters
+    assert told["OutputDataConfig"]["KmsKeyId"] == key
 
 
 @pytest.mark.parametrize(

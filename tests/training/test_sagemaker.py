@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 
 import boto3
 import pytest
@@ -92,6 +93,18 @@ def test_a_run_goes_up_learns_and_comes_back(trainer, cloud, base, tmp_path):
     )
     assert str(tmp_path) not in json.dumps(stored), "no path of this machine goes up"
     assert stored["photos"][0]["crop"] == [0.0, 0.0, 1.0, 0.9]
+
+
+def test_photos_base_and_results_are_encrypted_with_the_hosts_key(trainer, cloud, base, tmp_path):
+    key = cloud.key()
+    careful = SageMakerTrainer(replace(trainer.settings, kms_key=key))
+    handle = careful.start(request(base, tmp_path))
+    careful.cancel(handle)
+    assert {"bases", "runs"} < {name.split("/")[1] for name in cloud.stored("training/")}
+    for sent in ("bases/", "runs/", f"jobs/{Handle.read(handle).job}/cancelled/"):
+        assert cloud.keys_of(f"training/{sent}") == {key}, sent
+    job = cloud.server.called("CreateTrainingJob")[0].parameters
+    assert job["OutputDataConfig"]["KmsKeyId"] == key
 
 
 def test_starting_again_finds_the_same_run(trainer, cloud, base, tmp_path):
