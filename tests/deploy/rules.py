@@ -15,6 +15,9 @@ ANY_RESOURCE = {
     "ec2:DescribeSubnets", "ec2:DeleteNetworkInterface", "ec2:AssignPrivateIpAddresses",
     "ec2:UnassignPrivateIpAddresses",
 }  # fmt: skip
+# Source: Service Authorization Reference, Amazon S3. A condition on a key that a request does not
+# have is never met.
+WITH_PREFIX = {"s3:ListBucket", "s3:ListBucketVersions"}
 MANAGED = {"AmazonAPIGatewayPushToCloudWatchLogs"}
 NO_CACHE = "4135ea2d-6df8-44a3-9df3-4b5a84be39ad"
 
@@ -107,6 +110,8 @@ def rights(template: Template) -> Iterator[str]:
                 yield f"{name} may do {wild[0]}"
             if "*" in resources and not set(actions) <= ANY_RESOURCE:
                 yield f"{name} may {sorted(set(actions) - ANY_RESOURCE)[0]} on everything"
+        if "s3:prefix" in text(one.get("Condition", {})) and not set(actions) <= WITH_PREFIX:
+            yield f"{name} is refused {sorted(set(actions) - WITH_PREFIX)[0]}: it knows no prefix"
         who = one.get("Principal")
         if who is not None and "*" in text(who).replace("arn:", "").split('"'):
             yield f"{name} lets anybody in"

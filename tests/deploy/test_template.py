@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from cfnlint.decode import cfn_yaml
 from studio.rest.routes import openapi, routes
 from studio.rest.shapes import AvatarWish, TextToCheck
 from studio.settings import Settings
-from tests.deploy.rules import breaks
+from studio.storage import s3
+from tests.deploy.rules import breaks, many
 
 FILE = Path(__file__).parent.parent.parent / "deploy" / "api.yaml"
 REMOVE = object()
@@ -51,6 +53,7 @@ MUTATIONS = [
     ("plain HTTP to objects", ("LogBucketPolicy", P, "PolicyDocument", "Statement", 0, "Resource"), "arn"),
     ("versions kept for ever", ("DataBucket", P, "LifecycleConfiguration"), REMOVE),
     ("every action", ("FunctionRights", P, "PolicyDocument", "Statement", 3, "Action"), "s3:*"),
+    ("a prefix of uploads", ("FunctionRights", P, "PolicyDocument", "Statement", 4, "Action"), "s3:ListBucketMultipartUploads"),
     ("every object", ("FunctionRights", P, "PolicyDocument", "Statement", 3, "Resource"), "*"),
     ("every secret", ("FunctionRights", P, "PolicyDocument", "Statement", 10, "Resource"), "*"),
     ("administrator", ("FunctionRole", P, "ManagedPolicyArns"), ["arn:aws:iam::aws:policy/AdministratorAccess"]),
@@ -108,6 +111,13 @@ def test_every_setting_of_the_function_exists(template):
     variables = template["Resources"]["Function"]["Properties"]["Environment"]["Variables"]
     known = {f"AVATAR_{name.upper()}" for name in Settings.model_fields}
     assert set(variables) <= known
+
+
+def test_the_function_may_do_what_its_storage_asks_for(template):
+    needed = set(re.findall(r'"(s3:[A-Z]\w+)"', inspect.getsource(s3)))
+    rights = template["Resources"]["FunctionRights"]["Properties"]["PolicyDocument"]["Statement"]
+    given = {action for one in rights for action in many(one.get("Action", []))}
+    assert len(needed) > 6 and needed <= given
 
 
 def test_the_gateway_knows_the_routes_and_bodies_of_the_api(template):
