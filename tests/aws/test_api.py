@@ -24,6 +24,7 @@ import boto3
 import httpx
 import pytest
 import uvicorn
+from cfnlint.decode import cfn_yaml
 from packaging.requirements import Requirement
 from PIL import Image
 from pydantic import SecretStr
@@ -42,6 +43,7 @@ from studio.web import app as web
 from studio.web.oidc import name_of
 from tests.aws import events
 from tests.aws.server.functions import Functions
+from tests.deploy.rules import many, statements
 from tests.studio.house import open_house
 from tests.studio.shop import end, start_worker, until
 from tests.tiny_adapters import tiny_adapter
@@ -315,7 +317,13 @@ def test_lambda_events_walk_the_api(studio, cloud, function):
         event = shapes[count % len(shapes)](method, path, body, sub=SUB, headers=headers)
         return asked(function, event)
 
+    before = len(cloud.server.calls)
     walk(call, ANN, studio, cloud)
+    done = {
+        f"{call.service.removesuffix('-runtime')}:{call.operation}"
+        for call in cloud.server.calls[before:]
+    }
+    assert {"sagemaker:InvokeEndpoint", "rekognition:DetectModerationLabels"} < done <= _rights()
     first = asked(function, events.rest("GET", "/v1/openapi.json", sub=SUB))
     assert first.headers["strict-transport-security"] and "/v1/avatars" in first.json["paths"]
 
@@ -338,6 +346,17 @@ def test_lambda_events_walk_the_api(studio, cloud, function):
     imported = set().union(*(set(told["imported"]) for told in function.results))
     assert {"fastapi", "mangum", "studio"} <= imported
     assert not {"torch", "gradio", "dbos", "cv2", "diffusers"} & imported
+
+
+def _rights() -> set[str]:
+    """What the template lets the function do, itself or by the role that draws."""
+    template = cfn_yaml.load(str(ROOT / "deploy" / "api.yaml"))
+    return {
+        str(action)
+        for name, kind, one in statements(template)
+        if name in ("FunctionRights", "DrawRole") and kind == "rights" and one["Effect"] == "Allow"
+        for action in many(one["Action"])
+    }
 
 
 def _held() -> set[str]:
