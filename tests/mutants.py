@@ -65,6 +65,13 @@ MUTATIONS = {
         "pass",
         f"{STUDIO}/doors/test_erasing.py::test_everything_of_a_person_or_a_user_is_gone_from_every_store[person]",
     ),
+    "elsewhere": Mutation(
+        "what one machine erases goes from the disks of the others",
+        "studio.keeping.copies:drop_strays",
+        "gone = storage.drop_copies(recorded(catalog), UNNAMED_S)",
+        "gone = 0",
+        f"{STUDIO}/keeping/test_copies.py::test_what_is_erased_on_one_machine_goes_from_the_others_disk",
+    ),
     "work": Mutation(
         "erasing reaches the working folders of trainings",
         "studio.keeping.erasure:finish",

@@ -18,7 +18,7 @@ from studio.actions import UNDO_MINUTES
 from studio.catalog import Catalog
 from studio.evidence import Decisions
 from studio.keeping import erasure
-from studio.pictures.delivery import model_folder
+from studio.keeping.recorded import recorded
 from studio.records import Avatar, PersonalModel, Photo, PhotoSet, Run, User, new_id, now
 from studio.settings import Settings
 from studio.storage.storage import Storage
@@ -191,21 +191,8 @@ class _Keeper:
     def _unknown_keys(self) -> list[str]:
         # Listed first: what is recorded after this look cannot be in the list without a record.
         keys = list(self.storage.list("users"))
-        known: set[str] = set()
-        for photo in self.catalog.find(Photo):
-            known |= {photo.key, photo.preview_key}
-        for avatar in self.catalog.find(Avatar):
-            known |= {avatar.key, avatar.preview_key}
-        folders = {f"{model.key}/" for model in self.catalog.find(PersonalModel)}
-        for run in self.catalog.find(Run):
-            folders.add(f"users/{run.user_id}/people/{run.person_id}/runs/{run.id}/")
-            if run.kind == "train" and not run.over:  # large weights may take long to be stored
-                folders.add(f"{model_folder(run)}/")
-        return [
-            key
-            for key in keys
-            if key not in known and not any(key.startswith(folder) for folder in folders)
-        ]
+        named = recorded(self.catalog)
+        return [key for key in keys if not named(key)]
 
     def _trainings(self, photo_set: PhotoSet) -> list[Run]:
         runs = self.catalog.find(Run, person_id=photo_set.person_id, kind="train")

@@ -7,7 +7,7 @@ a person or a model by its prefix here takes the archives along.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -68,6 +68,9 @@ class PublishingStorage:
             except EngineError as fault:
                 raise BackendError(f"Published models could not be erased: {fault}") from fault
         return gone + self.inner.delete_prefix(prefix)
+
+    def drop_copies(self, wanted: Callable[[str], bool], age_s: float) -> int:
+        return self.inner.drop_copies(wanted, age_s)
 
     def url(self, key: str, *, expires_s: int) -> str | None:
         return self.inner.url(key, expires_s=expires_s)

@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -184,6 +184,19 @@ class S3Storage:
         self._forget(prefix)
         return len(present)
 
+    def drop_copies(self, wanted: Callable[[str], bool], age_s: float) -> int:
+        """Remove copies here of keys that are not wanted and were not used for `age_s` seconds,
+        and all that nobody used for `CACHE_S`; how many."""
+        gone = 0
+        for held in list(self.cache.rglob(_HELD)):
+            limit = CACHE_S if wanted(held.parent.relative_to(self.cache).as_posix()) else age_s
+            with contextlib.suppress(OSError):  # another process was faster
+                for place in held.iterdir():
+                    if time.time() - place.stat().st_mtime > limit:
+                        shutil.rmtree(place)
+                        gone += 1
+        return gone
+
     def url(self, key: str, *, expires_s: int) -> str | None:
         """A link that downloads the content for `expires_s` seconds (1 second to 7 days)."""
         if not 1 <= expires_s <= LONGEST_LINK_S:
@@ -253,11 +266,7 @@ class S3Storage:
         if present - self._swept < 600:
             return
         self._swept = present
-        for held in self.cache.rglob(_HELD):
-            for place in held.iterdir():
-                with contextlib.suppress(OSError):
-                    if present - place.stat().st_mtime > CACHE_S:
-                        shutil.rmtree(place)
+        self.drop_copies(lambda _key: True, CACHE_S)
 
     @contextlib.contextmanager
     def _asking(self, needed: str, absent: str = "") -> Iterator[None]:

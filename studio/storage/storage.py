@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -30,6 +30,11 @@ class Storage(Protocol):
 
     def delete_prefix(self, prefix: str) -> int:
         """Remove everything under a prefix, old versions too; how many keys went."""
+        ...
+
+    def drop_copies(self, wanted: Callable[[str], bool], age_s: float) -> int:
+        """Remove this machine's copies of keys that are not wanted and were not used for `age_s`
+        seconds; how many. Nothing where bytes are read in their place."""
         ...
 
     def url(self, key: str, *, expires_s: int) -> str | None:

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 
 from studio.doors.hosting import Hosting
 from studio.errors import BackendError
+from studio.keeping.copies import keep_dropping
 from studio.parts import Parts, build
 from studio.rest import routes as rest
 from studio.settings import Settings, prepare_page
@@ -52,6 +53,8 @@ def create(settings: Settings) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         supervisor.start()
+        if not settings.workers:  # otherwise they do it
+            keep_dropping(parts.catalog, parts.storage, settings.home, settings.sweep_minutes * 60)
         yield
         supervisor.stop()
         parts.studio.close()

@@ -70,10 +70,9 @@ def register(parts: Parts, shift: Shift, engines: Engines) -> Callable[[datetime
                 erasure.finish_all(parts.catalog, parts.storage, parts.settings.home)
                 return
             swept = retention.sweep(parts.catalog, parts.storage, parts.settings)
-            left = learning.forget_leftovers()
             forgetting.forget(parts.workflows, parts.catalog, now())
-            if any(asdict(swept).values()) or left:
-                log.info("swept %s, %d working folders", swept, left)
+            if any(asdict(swept).values()):
+                log.info("swept %s", swept)
 
     @DBOS.workflow(name="sweep")
     def sweep(_scheduled: datetime, _context: object) -> None:

@@ -36,7 +36,6 @@ from training.request import BaseRef, InstancePhoto, Phase, TrainingRequest, Tra
 POLL_S = 0.5
 CANCEL_S = 10.0
 COMPARE_S = 60.0  # a run waits so long for faces to be compared, and then chooses without
-LEFTOVER_S = 3600.0
 TOKEN = "sks"
 CLASS_NOUN = "person"
 
@@ -139,16 +138,6 @@ class Learning:
         if handle:
             self._parts.trainer.discard(handle)
         shutil.rmtree(self._folder(run_id), ignore_errors=True)
-
-    def forget_leftovers(self) -> int:
-        """Remove old working folders of runs that are over or erased; how many."""
-        oldest, gone = time.time() - LEFTOVER_S, 0
-        for folder in self._folder("any").parent.iterdir():
-            run = self._runs.get(Run, folder.name)
-            if folder.stat().st_mtime < oldest and (run is None or run.over):
-                shutil.rmtree(folder, ignore_errors=True)
-                gone += 1
-        return gone
 
     # inside
 

@@ -15,6 +15,7 @@ import time
 from sqlalchemy.exc import OperationalError
 
 from studio.errors import BackendError
+from studio.keeping.copies import keep_dropping
 from studio.parts import Parts, build
 from studio.settings import Settings, read_settings
 from studio.work import children
@@ -44,6 +45,7 @@ def serve(settings: Settings, *, parent: int | None = None) -> int:
         children.end_with(parent, shift.end)
     worker_id = parts.roster.join()
     _launch(parts, shift, worker_id)
+    keep_dropping(parts.catalog, parts.storage, settings.home, settings.sweep_minutes * 60)
     threading.Thread(target=_watch, args=(parts,), name="roster", daemon=True).start()
     log.info("worker %s is ready on %s", worker_id, parts.machine.reason)
     shift.wait_for_end()

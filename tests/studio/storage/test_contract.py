@@ -38,6 +38,17 @@ def test_a_folder_is_fetched_whole(storage):
     assert found == {"weights.safetensors", "preview/1.png"}
 
 
+def test_copies_here_go_when_they_are_not_wanted_and_the_content_stays(storage):
+    for name in ("a", "b"):
+        storage.put(f"users/u1/{name}.png", name.encode())
+        storage.fetch(f"users/u1/{name}.png")
+    gone = storage.drop_copies(lambda key: key == "users/u1/a.png", 0.0)
+    assert gone == (1 if isinstance(storage, S3Storage) else 0)
+    assert storage.drop_copies(lambda _key: False, 60.0) == 0, "in use a moment ago"
+    for name in ("a", "b"):
+        assert storage.fetch(f"users/u1/{name}.png").read_bytes() == name.encode()
+
+
 def test_putting_again_replaces(storage):
     storage.put("users/u1/a.png", b"old")
     assert storage.fetch("users/u1/a.png").read_bytes() == b"old"
