@@ -260,8 +260,9 @@ class Moderation:
         decided, and recorded, at once.
         """
         judged, texts = self._judged_here(request)
+        # A service does not undo what hides words: it is asked about the text that is drawn.
         asked = [
-            self._guard.ask(check, partial(check.check, text), stage)
+            self._guard.ask(check, partial(check.check, encoder_text(text)), stage)
             for stage, text in (texts if judged.verdict.allowed else [])
             for check in self._layers.remote.get(stage, ())
         ]

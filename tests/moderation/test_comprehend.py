@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moderation.chain import ModerationConfig
+from moderation.chain import ModerationConfig, PromptRequest, build
 from moderation.comprehend import (
     SEGMENT_BYTES,
     classifier_check,
@@ -60,6 +60,15 @@ def test_general_toxicity_without_a_label_is_for_review(aws):
 def test_an_empty_text_needs_no_call(aws):
     assert toxic().check("  ").decision is Decision.ALLOW
     assert aws.calls("DetectToxicContent") == 0
+
+
+def test_the_service_is_asked_about_the_text_that_is_drawn(aws):
+    moderation = build(ModerationConfig(backend="aws", check_timeout_s=10))
+    judged = moderation.prompt(PromptRequest("a (kni\u200bght:1.5) on a \uff48orse"))
+    moderation.close()
+    (call,) = [call for call in aws.server.calls if call.operation == "DetectToxicContent"]
+    assert call.parameters["TextSegments"] == [{"Text": judged.text}]
+    assert judged.text == "a knight on a horse" and judged.verdict.allowed
 
 
 def test_a_long_text_is_judged_whole_in_calls_that_fit(aws):
