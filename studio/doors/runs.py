@@ -421,7 +421,7 @@ class Runs(Photos):
 def _one_of(what: str, value: object, known: Sequence[str]) -> None:
     if value not in known:
         raise UserError(
-            f"The {what} “{str(value)[:60]}” does not exist.", f"Choose {', '.join(known)}."
+            f"The {what} “{str(value)[:60]}” does not exist.", f"Choose one of: {', '.join(known)}."
         )
 
 
@@ -430,4 +430,4 @@ def _in_range(what: str, value: Any, low: float, high: float) -> None:
     kinds: tuple[type, ...] = (int,) if isinstance(low, int) else (int, float)
     whole = isinstance(value, kinds) and not isinstance(value, bool)
     if not whole or not low <= value <= high:
-        raise UserError(f"The {what} is {str(value)[:40]}.", f"Choose {low:g} to {high:g}.")
+        raise UserError(f"The {what} is {str(value)[:40]}.", f"Choose {low} to {high}.")

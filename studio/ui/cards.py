@@ -78,9 +78,8 @@ def meter_words(status: SetStatus, settings: Settings, words: Words) -> str:
     if status.excess:
         return words("meter_excess", count=status.excess)
     if status.missing:
-        if status.unsure:
-            return words("meter_missing_unsure", count=status.missing, unsure=status.unsure)
-        return words("meter_missing", count=status.missing)
+        missing = words("meter_missing", count=status.missing)
+        return f"{missing} {words('meter_wait', count=status.unsure)}" if status.unsure else missing
     room = settings.max_photos - status.accepted
     return words("meter_ready_more", count=room) if room else words("meter_ready")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.doors.runs import MAX_SEED
 from studio.errors import UserError
 from studio.pictures.sizes import size
 from studio.records import PersonalModel, Run
@@ -18,8 +19,6 @@ from studio.ui.shell import RELAY, Shell, Updates, Visit
 from studio.ui.strings import label
 from studio.ui.tiles import Tiles
 from studio.ui.train import _quality, quality_choices
-
-MOST_SEED = 2**32 - 1
 
 
 class Create:
@@ -231,8 +230,8 @@ class Create:
         text = (visit.values[self.seed] or "").strip()
         if not text:
             return None
-        if not text.isascii() or not text.isdigit() or int(text) > MOST_SEED:
-            raise UserError(visit.words("create_bad_seed"))
+        if not text.isascii() or not text.isdigit() or int(text) > MAX_SEED:
+            raise UserError(visit.words("create_bad_seed", most=MAX_SEED))
         return int(text)
 
 

@@ -15,6 +15,12 @@ import gradio as gr
 
 LANGUAGES = ("en", "de")
 FOLDER = Path(__file__).parent / "words"
+WORDED = ("base", "words")
+MEASURED = ("size", "gb", "have", "most")
+QUOTED = ("file", "files", "fault", "why")
+"""Names of values in other rooms' sentences: words, numbers, and what may hold a whole sentence."""
+_ANYTHING, _WITHIN = ".+?", r"(?:(?!\. ).)+?"
+_DECIMAL = re.compile(r"\d+\.\d+$")
 
 
 @cache
@@ -47,7 +53,8 @@ def sentences(language: str) -> list[tuple[re.Pattern[str], str]]:
 def _pattern(english: str) -> re.Pattern[str]:
     parts = re.split(r"\{(\w+)\}", english)
     named = [
-        f"(?P<{part}>.+?)" if index % 2 else re.escape(part) for index, part in enumerate(parts)
+        f"(?P<{part}>{_ANYTHING if part in QUOTED else _WITHIN})" if index % 2 else re.escape(part)
+        for index, part in enumerate(parts)
     ]
     return re.compile("".join(named), re.DOTALL)
 
@@ -80,12 +87,17 @@ class Words:
         """Another room's English message in this language; as it is where we have no words."""
         for pattern, ours in sentences(self.language):
             if found := pattern.fullmatch(message):
-                values = found.groupdict()
-                if "base" in values:  # the name of the shipped base is ours to translate
-                    values["base"] = self.say(values["base"])
-                return ours.format(**values)
+                return ours.format(
+                    **{name: self._value(name, value) for name, value in found.groupdict().items()}
+                )
         first, dot, rest = message.partition(". ")
         return f"{self.say(first + '.')} {self.say(rest)}" if dot else message
+
+    def _value(self, name: str, value: str) -> str:
+        """A value of another room's sentence as this language writes it."""
+        if name in WORDED:
+            return self.say(value)
+        return self.number(float(value)) if name in MEASURED and _DECIMAL.match(value) else value
 
     def duration(self, seconds: float) -> str:
         """A length of time as people say it: seconds below 90, minutes below 90, then hours."""
@@ -110,6 +122,9 @@ class Words:
 
 
 def language_of(accept: str) -> str:
-    """The first of our languages in an Accept-Language header's order; English otherwise."""
-    asked = [part.split(";")[0].strip().lower()[:2] for part in accept.split(",")]
-    return next((language for language in asked if language in LANGUAGES), "en")
+    """What an Accept-Language header asks for first, if it is one of ours; English otherwise.
+
+    Later wishes do not count: Gradio goes by the first alone, and one page has one language.
+    """
+    first = accept.split(",")[0].split(";")[0].strip().lower()[:2]
+    return first if first in LANGUAGES else "en"

@@ -32,7 +32,7 @@ class Welcome:
                     self.title = shell.html("welcome-new")
                     self.person = gr.Textbox(
                         label=label("welcome_name"), info=label("welcome_name_info"),
-                        placeholder=label("welcome_name_placeholder"), max_length=80,
+                        placeholder=label("welcome_name_placeholder"), max_length=60,
                         elem_id="welcome-name",
                     )  # fmt: skip
                     self.who = gr.Radio(
