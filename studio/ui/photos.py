@@ -10,7 +10,8 @@ from typing import Any
 import gradio as gr
 
 from moderation.verdict import Decision
-from studio.errors import NotAllowed, UserError
+from studio.doors.photos import shown_name
+from studio.errors import BackendError, NotAllowed, StudioError, UserError
 from studio.keeping.erasure import drop_upload
 from studio.records import Photo
 from studio.ui import refusals
@@ -20,6 +21,7 @@ from studio.ui.shell import Shell, Updates, Visit, started
 from studio.ui.strings import label
 
 LOOK_SECONDS = 0.25
+MOST_NAMED = 3  # files named in a notice
 
 
 class Photos:
@@ -130,31 +132,40 @@ class Photos:
                 judged.clear()
                 yield self.state(visit, tuple(file.name for file in list(left)))
         yield self.shell.open(visit, "photos")
-        refused = work.result()
-        if refused:
-            raise refused
+        fault, missed = work.result()
+        if fault:
+            message, hint = self.shell.told(visit, fault)
+            names = ", ".join(missed[:MOST_NAMED]) + (" …" if len(missed) > MOST_NAMED else "")
+            again = visit.words("photos_missed", count=len(missed), files=names)
+            yield self.shell.say(visit, "error", message, f"{hint} {again}")
 
     def _intake(
         self, user_id: str, set_id: str, left: list[Path], judged: Event
-    ) -> UserError | None:
-        """Take in all files, emptying `left` and setting `judged` after each; the last refusal that
-        has no card of its own.
+    ) -> tuple[StudioError | None, list[str]]:
+        """Take in all files, emptying `left` and setting `judged` after each.
 
-        Gradio's copies can be fetched by their address, so each goes as soon as we have ours.
+        Returns the last refusal that has no card of its own, and the names of the files without
+        one. Gradio's copies can be fetched by their address, so each goes as soon as we have ours.
         """
-        refused: UserError | None = None
+        fault: StudioError | None = None
+        missed: list[str] = []
         try:
             while left:
                 try:
                     self.studio.add_photo(user_id, set_id, left[0].name, left[0])
                 except UserError as error:
-                    refused = error
+                    fault = error
+                    missed.append(shown_name(left[0].name))
+                except BackendError as error:
+                    fault = error
+                    missed += [shown_name(file.name) for file in left]
+                    break
                 drop_upload(left.pop(0))
                 judged.set()
         finally:
             for file in left:
                 drop_upload(file)
-        return refused
+        return fault, missed
 
     def confirm(self, visit: Visit) -> Updates:
         self.studio.confirm_photo(visit.user.id, visit.id)

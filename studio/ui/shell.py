@@ -219,14 +219,21 @@ class Shell:
     def _failed(self, visit: Visit | None, error: Exception, request: gr.Request) -> Updates:
         words = Words(language_of(request.headers.get("accept-language", "")))
         visit = visit or Visit(User("", "", now()), words, Place())
+        return self.say(visit, "error", *self.told(visit, error))
+
+    def told(self, visit: Visit, error: Exception) -> tuple[str, str]:
+        """An error as a message and what to do. The host reads what is broken, others an id."""
+        words = visit.words
         if isinstance(error, UserError):
-            return self.say(visit, "error", words.say(error.message), words.say(error.hint))
+            return words.say(error.message), words.say(error.hint)
         if isinstance(error, NotAllowed):
-            return self.say(visit, "error", words("notice_not_found"), words("notice_reload"))
+            return words("notice_not_found"), words("notice_reload")
         error_id = secrets.token_hex(4)
         log.error("error %s", error_id, exc_info=error)
+        if isinstance(error, StudioError) and self.settings.is_host(visit.user.name):
+            return words.say(str(error)), ""
         key = "notice_backend" if isinstance(error, StudioError) else "notice_unexpected"
-        return self.say(visit, "error", words(key), words("notice_error_id", id=error_id))
+        return words(key), words("notice_error_id", id=error_id)
 
 
 def started(work: Callable[[], T]) -> Future[T]:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import gradio as gr
 
 from studio.actions import Estimate, Quality
-from studio.errors import NotAllowed, UserError
+from studio.errors import BackendError, NotAllowed, UserError
 from studio.records import Person, Run
 from studio.ui import cards
 from studio.ui.following import Following, person_of
@@ -41,7 +41,7 @@ class Train:
                 )  # fmt: skip
                 self.estimate = shell.html("train-estimate")
                 self.title = gr.Textbox(
-                    label=label("train_name"), info=label("train_name_info"), max_length=80,
+                    label=label("train_name"), info=label("train_name_info"), max_length=60,
                     elem_id="train-name",
                 )  # fmt: skip
                 self.start = gr.Button(
@@ -137,8 +137,8 @@ class Train:
         else:
             try:
                 estimate = self.studio.estimate(user, photo_set.id, quality, base_id)
-            except UserError as error:
-                trouble, hint = words.say(error.message), words.say(error.hint)
+            except (UserError, BackendError) as error:
+                trouble, hint = self.shell.told(visit, error)
         markup = self.shell.render(
             "estimate", visit, estimate=estimate, trouble=trouble, hint=hint,
             bases=self.studio.base_choices(),

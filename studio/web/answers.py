@@ -29,6 +29,13 @@ def too_much(scope: Scope, most: int, parts: int) -> PlainTextResponse:
     return plain(413, spoken(scope, told))
 
 
+def not_kept(scope: Scope, cause: str) -> PlainTextResponse:
+    """To whose files the disk does not take; `cause` is for the host alone, empty for others."""
+    told = cause or "There is no room for these files just now. Tell the host of this studio."
+    told += " None of these files was taken in. Add them again when that is done."
+    return plain(507, spoken(scope, told))
+
+
 def spoken(scope: Scope, text: str) -> str:
     """In the browser's language: the page shows people what an upload of theirs is answered."""
     from studio.ui.strings import Words, language_of  # Gradio comes with it

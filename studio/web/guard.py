@@ -6,6 +6,7 @@ belongs to the user who made it, and nobody else's request about it gets through
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -18,10 +19,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from studio.errors import BackendError
 from studio.rest.problems import answer as problem_of
 from studio.rest.problems import as_problem
+from studio.storage.local import storage_fault
 from studio.web import answers, bodies
 from studio.web.accounts import COOKIE, SESSION_S, Visitors
 from studio.web.owners import Owners, named_things, parsed
 from studio.web.pace import Pace
+
+log = logging.getLogger(__name__)
 
 MAX_JSON_BYTES = 1_000_000
 ADDRESS_SHARE = 10
@@ -221,7 +225,10 @@ class Guard:
         return self.owners.owns(thing, user)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send, user: str) -> None:
-        """Let an upload through to its limits; beyond them the app hears that the sender left."""
+        """Let an upload through to its limits; beyond them the app hears that the sender left.
+
+        What the disk does not take ends in a sentence instead of Gradio's bare 500.
+        """
         most, parts = self.max_upload_bytes, self.visitors.settings.max_uploads
         headers = dict(scope["headers"])
         body = bodies.Counted(receive, most, headers.get(b"content-type", b""), parts)
@@ -230,15 +237,26 @@ class Guard:
             await answers.too_much(scope, most, parts)(scope, receive, send)
             return
 
-        async def unless_over(message: Message) -> None:
-            if not body.over:
+        failed = False
+
+        async def unless_refused(message: Message) -> None:
+            nonlocal failed
+            failed = failed or message.get("status") == 500
+            if not body.over and not failed:
                 await send(message)
 
         try:
-            await self.app(scope, body.receive, self._remembering(unless_over, user))
+            await self.app(scope, body.receive, self._remembering(unless_refused, user))
         except ClientDisconnect:
             if not body.over:
                 raise
+        except OSError as fault:
+            settings = self.visitors.settings
+            told = storage_fault(fault, settings.home)
+            log.error("an upload could not be kept: %s", told)
+            cause = str(told) if settings.is_host(user) else ""
+            await answers.not_kept(scope, cause)(scope, receive, send)
+            return
         finally:
             where = scope["client"][0] if scope.get("client") else ""
             self.uploads.add(user, body.come)

@@ -76,6 +76,32 @@ def test_a_visitor_who_leaves_loses_no_photo(parts: Parts, drop: list[Path]) -> 
     assert not any(file.exists() for file in drop)
 
 
+@pytest.mark.parametrize("broken", [False, True], ids=["limit", "disk"])
+def test_what_was_not_taken_in_is_named_with_the_cause(
+    drop: list[Path], tmp_path: Path, broken: bool
+) -> None:
+    """At the day's limit, and where nothing can be written; no copy stays in either case."""
+    parts = open_house(tmp_path / "home", photos_per_day=0 if broken else 1)
+    try:
+        with gr.Blocks():
+            site = Site(parts.studio, parts.settings, None)
+        page = site.pages["photos"]
+        visit = visit_of(parts, site, {page.drop: [str(file) for file in drop]})  # type: ignore[attr-defined]
+        if broken:
+            parts.storage.root.mkdir(exist_ok=True)  # type: ignore[attr-defined]
+            (parts.storage.root / "users").write_text("a file where a folder should be")  # type: ignore[attr-defined]
+        told = str(list(page.add(visit))[-1][site.shell.notice])  # type: ignore[attr-defined]
+        assert "broken.jpg" in told and "Add" in told
+        if broken:
+            assert "good.webp" in told and str(parts.storage.root) in told  # type: ignore[attr-defined]
+        else:
+            assert "good.webp" not in told and "1 photos in the last 24 hours" in told
+        assert not any(file.exists() for file in drop)
+    finally:
+        parts.studio.close()
+        parts.close()
+
+
 def test_names_are_text_and_never_markup(parts: Parts) -> None:
     with gr.Blocks():
         site = Site(parts.studio, parts.settings, None)

@@ -70,6 +70,28 @@ def test_somebody_who_has_nothing_yet_is_told_what_to_do(
     assert words("create_no_model") in shown(site.open(there, "create"))
 
 
+def test_a_broken_base_is_told_to_the_host_in_full_and_to_others_by_an_id(
+    parts: Parts, tmp_path: Path
+) -> None:
+    """What is wrong with it and what to do; before that, the studio was whole."""
+    opened = open_house(tmp_path / "home", min_photos=2, max_photos=4)
+    try:
+        house = furnish(opened, "local", tmp_path / "model")
+        weights = next((tmp_path / "home" / "own-bases" / "tiny" / "unet").glob("*.safetensors"))
+        weights.unlink()
+        closed = opened.settings.model_copy(update={"admins": "somebody-else"})
+        for settings, told in ((opened.settings, "keine Safetensors"), (closed, "Fehler ")):
+            with gr.Blocks():
+                site = Site(opened.studio, settings, None)
+            visit = visit_of(house.user, "de", person=house.person.id)
+            page = site.open(visit, "train")
+            assert told in str(page[site.pages["train"].estimate])  # type: ignore[attr-defined]
+            assert not page[site.pages["train"].start].interactive  # type: ignore[attr-defined]
+    finally:
+        opened.studio.close()
+        opened.close()
+
+
 def test_a_page_looks_often_while_something_runs_and_never_stops(
     site: Site, parts: Parts, alice: Household
 ) -> None:

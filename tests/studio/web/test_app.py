@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import socket
 import zipfile
 from contextlib import contextmanager
@@ -285,6 +286,39 @@ def test_more_files_than_a_set_holds_are_refused_however_small(parts):
         assert client.post(f"{API}/upload", files=files[:3]).status_code == 200
         answer = client.post(f"{API}/upload", files=files)
         assert answer.status_code == 413 and "At most 3 files" in answer.text
+
+
+def test_an_upload_that_the_disk_does_not_take_is_told_in_words(parts, shared, no_room):
+    """The host reads what is full, others whom to ask; both read that nothing was taken in."""
+    everybody, _ = shared
+    files = {"files": ("me.jpg", b"x" * 3_000_000)}
+    german = {"accept-language": "de"}
+    with opened_app(parts) as app:
+        host, ann = client_of(app), client_of(everybody, "ann")
+        with no_room(2_000_000):
+            told = host.post(f"{API}/upload", files=files, headers=german)
+            others = ann.post(f"{API}/upload", files=files, headers=german)
+        assert (told.status_code, others.status_code) == (507, 507)
+        assert f"Der Datenträger mit {parts.settings.home} ist voll" in told.text
+        assert str(parts.settings.home) not in others.text and "Betreiber" in others.text
+        assert all("keine übernommen" in one.text for one in (told, others))
+        assert host.post(f"{API}/upload", files=files).status_code == 200
+
+
+@pytest.fixture
+def no_room():
+    """`with no_room(n)`: no file grows over `n` bytes, as on a disk that is full."""
+
+    @contextmanager
+    def limited(most: int):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
 
 
 def test_who_uploads_or_asks_too_much_waits_and_others_do_not(parts, tmp_path):
