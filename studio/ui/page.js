@@ -18,6 +18,7 @@ window.studio = (() => {
     dialog.showModal();
     return dialog;
   }
+  const counted = (count, one, many) => (count === 1 ? one : many.replace("#", count));
   const button = (text, kind = "", value = "") => {
     const one = document.createElement("button");
     one.type = "button";
@@ -217,7 +218,7 @@ window.studio = (() => {
       <p class="save-told" role="status"></p><div class="row-actions"></div></dialog>`);
     const part = (name) => dialog.querySelector(name), list = part("select"), clear = part("input");
     part("h2").textContent = say.save_title;
-    part(".save-count").textContent = wish.zip ? say.save_some.replace("#", wish.count) : "";
+    part(".save-count").textContent = wish.zip ? counted(wish.count, say.save_one, say.save_some) : "";
     part(".save-size span").textContent = say.save_size;
     part(".save-clear strong").textContent = say.save_clear;
     part(".save-clear .hint").textContent = wish.clear ? say.save_clear_help : say.save_clear_not;
@@ -296,7 +297,7 @@ window.studio = (() => {
   }
   async function deleteSelected(source, element, trigger) {
     const ids = selected(element), say = words();
-    if (!ids.length || !(await confirm(say.delete_some.replace("#", ids.length), say.delete, source))) return;
+    if (!ids.length || !(await confirm(counted(ids.length, say.delete_one, say.delete_some), say.delete, source))) return;
     trigger("click", { do: "delete", id: ids.join(",") });
   }
 
@@ -321,7 +322,7 @@ window.studio = (() => {
   }
   function countStyles(element, count) {
     const line = element.querySelector(".styles-count");
-    if (line) line.textContent = count === 0 ? line.dataset.none : count === 1 ? line.dataset.one : line.dataset.many.replace("#", count);
+    if (line) line.textContent = count === 0 ? line.dataset.none : counted(count, line.dataset.one, line.dataset.many);
   }
   function likeStyle(source, element, trigger) {
     const on = source.getAttribute("aria-pressed") !== "true";
@@ -375,7 +376,10 @@ window.studio = (() => {
   function follow() {
     const top = document.querySelector("#top [data-page]");
     if (top) {
-      if (top.dataset.url && !location.search.endsWith(top.dataset.url)) history.replaceState(null, "", location.pathname + top.dataset.url);
+      if (top.dataset.url && !location.search.endsWith(top.dataset.url)) {
+        const moved = shown && shown !== top.dataset.page;   // the browser's Back shows that page again
+        history[moved ? "pushState" : "replaceState"](null, "", location.pathname + top.dataset.url);
+      }
       document.title = top.dataset.title;
       document.documentElement.style.setProperty("--drop-words", JSON.stringify(words().drop));
       document.documentElement.style.setProperty("--drop-more", JSON.stringify(words().drop_more));
@@ -409,6 +413,7 @@ window.studio = (() => {
   document.addEventListener("error", (event) => { if (event.target.dataset?.optional !== undefined) event.target.remove(); }, true);
   function begin() {
     document.documentElement.lang = (navigator.language || "en").slice(0, 2) === "de" ? "de" : "en";
+    window.addEventListener("popstate", () => location.reload());
     let due = false;
     new MutationObserver(() => {
       if (due) return;

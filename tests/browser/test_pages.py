@@ -122,7 +122,12 @@ def test_styles_are_searched_and_picked(visit: Visit, trained: str) -> None:
     page.fill("[data-local=style-search]", "manga")
     found = page.locator(".style:visible").count()
     assert 0 < found < every
-    page.locator(".style:visible label").first.click()
+    page.keyboard.press("Tab")
+    while page.evaluate("document.activeElement.dataset.local") != "style":
+        page.keyboard.press("Tab")
+    ring = page.evaluate("getComputedStyle(document.activeElement.nextElementSibling).outlineStyle")
+    assert ring == "solid"  # where the keyboard is can be seen
+    page.keyboard.press("Space")
     page.fill("[data-local=style-search]", "no such style")
     expect(page.locator("[data-role=no-styles]")).to_be_visible()
     page.fill("[data-local=style-search]", "")
@@ -231,6 +236,15 @@ def test_the_page_works_by_keyboard(visit: Visit) -> None:
     expect(page.locator(".skip")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("#page-welcome h1")).to_be_focused()
+
+
+def test_back_in_the_browser_shows_the_page_before(visit: Visit) -> None:
+    page = visit()
+    walk.to_place(page, "people")
+    walk.to_place(page, "avatars")
+    for name in ("people", "welcome"):
+        page.go_back()
+        expect(page.locator(f"#page-{name} h1")).to_be_visible()
 
 
 def test_a_link_to_somebody_elses_run_tells_nothing(visit: Visit) -> None:
