@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from moderation.chain import PromptRequest
+from moderation.decisions import keyed_hash
 from moderation.verdict import Decision, Verdict
 from studio.actions import Quality, Shape
 from studio.catalog import Taken
@@ -83,7 +84,7 @@ class Clients(Runs):
         except UserError as fault:
             if fault.code != "refused":
                 raise
-            return self._refused(model, run_id, asked, fault)
+            return self._refused(model, run_id, key, asked, fault)
         except Taken:  # the same request came twice at once
             return self._answered(user_id, key, asked)[1] or self.catalog.get_run(run_id)
 
@@ -95,7 +96,7 @@ class Clients(Runs):
             run = self.catalog.get(Run, run_id)
             if run is None:
                 return run_id, None
-            if not _same(run, asked):
+            if not _same(run, key, asked):
                 raise UserError(
                     "This idempotency key was used for another request.",
                     "Choose a new key for every new request.",
@@ -108,11 +109,12 @@ class Clients(Runs):
             attempt += 1
 
     def _refused(
-        self, model: PersonalModel, run_id: str, asked: dict[str, Any], fault: UserError
+        self, model: PersonalModel, run_id: str, key: str, asked: dict[str, Any], fault: UserError
     ) -> Run:
-        """A run that ended before it began. The refused text itself is not kept."""
+        """A run that ended before it began. The refused text itself is not kept, nor a hash that
+        could be guessed: the client's key, which is kept nowhere, is in it."""
         moment = now()
-        detail = {"code": fault.code, "text_sha256": _sha256(asked["text"])}
+        detail = {"code": fault.code, "text_hash": _hash(key, asked["text"])}
         run = Run(
             run_id, model.user_id, model.person_id, "generate", "failed", 0, 0, None, str(fault),
             {"seed": 0, "strength": 1.0} | asked | {"text": ""}, detail, moment, moment,
@@ -129,15 +131,15 @@ def keyed_id(user_id: str, key: str, attempt: int) -> str:
     return hashlib.sha256(f"{user_id}\0{attempt}\0{key}".encode()).hexdigest()[:32]
 
 
-def _same(run: Run, asked: dict[str, Any]) -> bool:
+def _same(run: Run, key: str, asked: dict[str, Any]) -> bool:
     before, text = run.request, asked["text"]
-    if "text_sha256" in run.detail:
-        if run.detail["text_sha256"] != _sha256(text):
+    if "text_hash" in run.detail:
+        if run.detail["text_hash"] != _hash(key, text):
             return False
     elif before.get("text") != text:
         return False
     return all(before.get(name) == value for name, value in asked.items() if name != "text")
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _hash(key: str, text: str) -> str:
+    return keyed_hash(text.encode(), f"idempotency {key}".encode())
