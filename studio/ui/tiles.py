@@ -86,7 +86,7 @@ class Tiles:
         return self.shell.say(visit, "info", said, undo=",".join(ids))
 
     def more_like_this(self, visit: Visit) -> Updates:
-        """The same style and words again, with new seeds."""
+        """The same style, words and strength again, with new seeds."""
         avatar = self._mine(visit)
         run = self.studio.run(visit.user.id, avatar.run_id)
         again = self.studio.generate(
@@ -95,6 +95,7 @@ class Tiles:
             count=min(4, self.shell.settings.max_count),
             quality=cast(Quality, run.request.get("quality") or "balanced"),
             shape=cast(Shape, run.request.get("shape") or "square"),
+            strength=float(run.request.get("strength", 1.0)),
             size_id=str(run.request.get("size") or ""),
         )  # fmt: skip
         return self.shell.open(visit, "create", person=avatar.person_id, run=again.id)

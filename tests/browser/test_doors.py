@@ -5,7 +5,9 @@ Run as: python -m pytest tests/browser/test_doors.py
 
 from __future__ import annotations
 
+import json
 import re
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,29 @@ def test_two_strengths_are_compared_at_the_same_seeds(visit: Visit, trained: str
     link = page.url
     phone = visit(link.split("/", 3)[3], size=PHONE, language="de-DE")
     expect(phone.locator(".pair figcaption").nth(1)).to_contain_text("Stärke 0,6")
+
+
+def test_more_like_this_draws_the_same_wish_with_other_seeds(
+    visit: Visit, trained: str, studio: Server
+) -> None:
+    page = visit()
+    to_create(page, trained)
+    page.locator(".style label").nth(2).click()
+    page.locator("#create-count input[type=number]").fill("1")
+    page.locator("#page-create .label-wrap", has_text="More").first.click()
+    page.locator("#create-strength input[type=number]").fill("0.6")
+    walk.draw(page, styles=0)
+    seed = page.locator(".results .tile-open").get_attribute("data-seed")
+    page.locator(".results .tile-open").click()
+    page.locator("dialog.viewer").get_by_role("button", name="More like this").click()
+    expect(page.locator(".results .tile-open")).to_have_count(4, timeout=walk.TRAIN_MS)
+    seeds = {one.get_attribute("data-seed") for one in page.locator(".results .tile-open").all()}
+    assert len(seeds) == 4 and seed not in seeds
+    with sqlite3.connect(studio.home / "records.sqlite") as records:
+        newest = "SELECT request FROM runs WHERE kind = 'generate' ORDER BY created_at DESC LIMIT 2"
+        again, first = (json.loads(row[0]) for row in records.execute(newest))
+    assert again["strength"] == first["strength"] == 0.6
+    assert again["style_ids"] == first["style_ids"]
 
 
 def test_a_picture_comes_in_a_size_and_beside_its_photo(
