@@ -10,7 +10,7 @@ import torch
 
 from training.threads import Threads
 
-LONG, SHORT = 0.03, 0.01
+LONG, SHORT = 0.2, 0.01
 
 
 @pytest.fixture(autouse=True)
