@@ -20,8 +20,9 @@ import numpy as np
 from benchmarks import overlap
 from benchmarks.evasion import TRANSFORMS
 from moderation import corpus, train
-from moderation.chain import ModerationConfig, PromptRequest, build
+from moderation.chain import PromptRequest, build
 from moderation.corpus import calibration
+from moderation.layers import ModerationConfig
 from moderation.policy import load_policy
 from moderation.rules import Rules
 from moderation.texts import ReadabilityCheck, RulesCheck

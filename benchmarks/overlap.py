@@ -22,7 +22,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moderation.chain import PICTURE_STAGES, TEXT_STAGES, Layers, Moderation, PromptRequest
+from moderation.chain import Moderation, PromptRequest
+from moderation.layers import PICTURE_STAGES, TEXT_STAGES, Layers
 from moderation.photos import LocalPhotoCheck, PhotoRules
 from moderation.pictures import PictureChoice
 from moderation.policy import load_policy

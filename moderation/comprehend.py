@@ -19,7 +19,7 @@ from moderation.policy import Label, Policy, unavailable
 from moderation.verdict import Stage, Verdict
 
 if TYPE_CHECKING:
-    from moderation.chain import ModerationConfig
+    from moderation.layers import ModerationConfig
 
 TOXIC_BACKEND = "comprehend-toxic-content"
 CLASSIFIER_BACKEND = "comprehend-classifier"

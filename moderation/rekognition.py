@@ -24,7 +24,7 @@ from moderation.policy import Label, Policy, unavailable
 from moderation.verdict import Decision, Finding, Reason, Stage, Verdict
 
 if TYPE_CHECKING:
-    from moderation.chain import ModerationConfig
+    from moderation.layers import ModerationConfig
 
 BACKEND = "rekognition"
 API_VERSION = "2016-06-27"

@@ -13,10 +13,11 @@ from functools import cached_property
 from pathlib import Path
 
 from diffusion.bases import BaseError, Bases, registry
-from moderation.chain import Moderation, ModerationConfig
+from moderation.chain import Moderation
 from moderation.chain import build as build_moderation
 from moderation.decisions import Evidence
 from moderation.fetching import fetched
+from moderation.layers import ModerationConfig
 from prompts.catalog import StyleError, Styles, load_styles
 from studio.catalog import Catalog, open_catalog
 from studio.cloud.parts import jumpstart_trainer, published, sagemaker_trainer

@@ -22,7 +22,8 @@ from starlette.testclient import TestClient
 
 from diffusion.bases import weights_sha256
 from diffusion.load import load_parts
-from moderation.chain import ModerationConfig, PromptRequest, build
+from moderation.chain import PromptRequest, build
+from moderation.layers import ModerationConfig
 from moderation.verdict import Decision
 from serving.adapter import CARD, WEIGHTS, Adapter, ServedBase, read_adapter
 from serving.archive import pack, unpack

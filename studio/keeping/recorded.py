@@ -16,13 +16,15 @@ def recorded(catalog: Catalog) -> Callable[[str], bool]:
         known |= {photo.key, photo.preview_key}
     for avatar in catalog.find(Avatar):
         known |= {avatar.key, avatar.preview_key}
-    folders = {f"{model.key}/" for model in catalog.find(PersonalModel)}
+    folders = {model.key for model in catalog.find(PersonalModel)}
     for run in catalog.find(Run):
-        folders.add(f"users/{run.user_id}/people/{run.person_id}/runs/{run.id}/")
+        folders.add(f"users/{run.user_id}/people/{run.person_id}/runs/{run.id}")
         if run.kind == "train" and not run.over:  # large weights may take long to be stored
-            folders.add(f"{model_folder(run)}/")
+            folders.add(model_folder(run))
 
     def named(key: str) -> bool:
-        return key in known or any(f"{key}/".startswith(folder) for folder in folders)
+        parts = key.split("/")
+        above = ("/".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+        return key in known or not folders.isdisjoint(above)
 
     return named

@@ -21,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from studio.actions import StudioActions
+from studio.doors.owned import MAX_NAME
 from studio.errors import NotAllowed, StudioError, UserError
 from studio.records import User, now
 from studio.settings import Settings
@@ -96,6 +97,7 @@ class Shell:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        self._templates.globals["longest_name"] = MAX_NAME
 
     @staticmethod
     def html(elem_id: str, *, classes: str = "", **more: Any) -> gr.HTML:

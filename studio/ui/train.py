@@ -7,6 +7,7 @@ from typing import Any, cast
 import gradio as gr
 
 from studio.actions import Estimate, Quality
+from studio.doors.owned import MAX_NAME
 from studio.errors import BackendError, NotAllowed, UserError
 from studio.records import Person, Run
 from studio.ui import cards
@@ -41,7 +42,7 @@ class Train:
                 )  # fmt: skip
                 self.estimate = shell.html("train-estimate")
                 self.title = gr.Textbox(
-                    label=label("train_name"), info=label("train_name_info"), max_length=60,
+                    label=label("train_name"), info=label("train_name_info"), max_length=MAX_NAME,
                     elem_id="train-name",
                 )  # fmt: skip
                 self.start = gr.Button(

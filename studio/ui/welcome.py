@@ -7,6 +7,7 @@ from concurrent.futures import wait
 
 import gradio as gr
 
+from studio.doors.owned import MAX_NAME
 from studio.errors import UserError
 from studio.records import Person
 from studio.ui.cards import address
@@ -32,7 +33,7 @@ class Welcome:
                     self.title = shell.html("welcome-new")
                     self.person = gr.Textbox(
                         label=label("welcome_name"), info=label("welcome_name_info"),
-                        placeholder=label("welcome_name_placeholder"), max_length=60,
+                        placeholder=label("welcome_name_placeholder"), max_length=MAX_NAME,
                         elem_id="welcome-name",
                     )  # fmt: skip
                     self.who = gr.Radio(

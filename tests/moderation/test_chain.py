@@ -13,14 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from moderation import corpus
-from moderation.chain import (
-    PICTURE_STAGES,
-    Layers,
-    Moderation,
-    ModerationConfig,
-    PromptRequest,
-    build,
-)
+from moderation.chain import Moderation, PromptRequest, build
+from moderation.layers import PICTURE_STAGES, Layers, ModerationConfig
 from moderation.photos import Face, PhotoFacts, PhotoRules
 from moderation.pictures import PictureChoice
 from moderation.policy import NOT_CHECKED, Action, Label, load_policy, unavailable

@@ -7,9 +7,9 @@ import io
 
 import pytest
 
-from moderation.chain import ModerationConfig
 from moderation.classifier_training import ClassifierError, ClassifierTraining, training_csv
 from moderation.comprehend import classifier_check
+from moderation.layers import ModerationConfig
 from moderation.policy import load_policy
 from moderation.verdict import Decision, Stage
 

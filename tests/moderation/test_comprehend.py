@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moderation.chain import ModerationConfig, PromptRequest, build
+from moderation.chain import PromptRequest, build
 from moderation.comprehend import (
     SEGMENT_BYTES,
     classifier_check,
     segments,
     toxic_content_check,
 )
+from moderation.layers import ModerationConfig
 from moderation.policy import load_policy
 from moderation.verdict import Decision, Stage
 from tests.aws.server.comprehend import Classifier

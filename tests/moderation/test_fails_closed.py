@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moderation.chain import Moderation, ModerationConfig, PromptRequest, build
+from moderation.chain import Moderation, PromptRequest, build
 from moderation.decisions import DecisionRecord, Evidence
+from moderation.layers import ModerationConfig
 from moderation.policy import NOT_CHECKED, Action
 from moderation.verdict import Decision, Stage, Verdict
 from tests.aws.server.comprehend import Classifier

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from moderation import picture_classifier
-from moderation.chain import ModerationConfig, build
+from moderation.chain import build
 from moderation.fetching import FetchFailed, PictureModel, fetch, fetched, listed
+from moderation.layers import ModerationConfig
 from moderation.verdict import Decision, Stage
 from tests.diffusion.test_bases import REVISION, Hub
 from tests.moderation.test_pictures import tiny_classifier

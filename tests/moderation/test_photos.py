@@ -8,7 +8,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 import studio
-from moderation.chain import ModerationConfig, build
+from moderation.chain import build
+from moderation.layers import ModerationConfig
 from moderation.photos import (
     Face,
     LocalPhotoCheck,

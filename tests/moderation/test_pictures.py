@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 
 import studio
 from moderation import nudenet, picture_classifier, safety_checker
-from moderation.chain import ModerationConfig, build
+from moderation.chain import build
+from moderation.layers import ModerationConfig
 from moderation.pictures import ExposedSkinCheck, choose
 from moderation.pixels import normalised
 from moderation.policy import Action, load_policy

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from moderation.aws import ServiceFault
-from moderation.chain import ModerationConfig
+from moderation.layers import ModerationConfig
 from moderation.policy import load_policy
 from moderation.rekognition import MAX_BYTES, encoded, photo_check, picture_check
 from moderation.verdict import Decision, Stage

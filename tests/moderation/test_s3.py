@@ -12,7 +12,8 @@ from PIL import Image
 
 from moderation.aws import ServiceFault
 from moderation.bulk import screen
-from moderation.chain import ModerationConfig, build
+from moderation.chain import build
+from moderation.layers import ModerationConfig
 from moderation.s3 import S3Source
 from moderation.verdict import Decision
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moderation.chain import ModerationConfig, PromptRequest, build
+from moderation.chain import PromptRequest, build
+from moderation.layers import ModerationConfig
 from moderation.verdict import Decision, Stage
 from prompts.catalog import load_styles
 from prompts.compose import compose

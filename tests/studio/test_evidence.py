@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 from sqlalchemy import text
 
-from moderation.chain import ModerationConfig, PromptRequest, build
+from moderation.chain import PromptRequest, build
 from moderation.decisions import DecisionRecord, Evidence
+from moderation.layers import ModerationConfig
 from moderation.policy import Action
 from moderation.verdict import Decision, Stage
 from studio.catalog import open_catalog
