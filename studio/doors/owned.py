@@ -113,14 +113,15 @@ class Owned:
         except LookupError as fault:
             raise UserError(str(fault)) from fault
         except BaseError as fault:
-            if base_id and not _known(self.bases, base_id):
+            if base_id and not known(self.bases, base_id):
                 raise UserError(str(fault), code="unknown-base") from fault
             raise BackendError(str(fault)) from fault
         why = "you chose it" if base_id else "the host chose it (AVATAR_BASE)"
         return base, f"{base.name}: {why}"
 
 
-def _known(bases: Bases, base_id: str) -> bool:
+def known(bases: Bases, base_id: str) -> bool:
+    """Whether the studio offers this base, here or to be fetched."""
     return any(base.id == base_id for base in bases.list())
 
 

@@ -16,7 +16,7 @@ from prompts.compose import compose
 from prompts.style import Style
 from studio.actions import Estimate, Quality, Shape
 from studio.cloud.costs import training as training_cost
-from studio.doors.owned import checked_name
+from studio.doors.owned import checked_name, known
 from studio.doors.photos import Photos
 from studio.errors import BackendError, UserError
 from studio.pictures.sizes import size
@@ -196,6 +196,12 @@ class Runs(Photos):
     ) -> tuple[PersonalModel, Wishes]:
         """What a drawing run is asked for, after every wish was checked."""
         model = self._mine(PersonalModel, user_id, model_id)
+        if not known(self.bases, model.base_id):
+            raise UserError(
+                f"This model was learned on {model.base_id}, which this studio no longer has.",
+                "Train the person again.",
+                code="unknown-base",
+            )
         styles = self._chosen_styles(model, style_ids)
         _one_of("quality", quality, QUALITIES)
         _one_of("shape", shape, SHAPES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from studio.actions import StudioActions
@@ -126,6 +128,15 @@ def test_a_style_of_another_family_is_refused_and_the_fitting_ones_are_named(par
     with pytest.raises(UserError) as refused:
         generate(parts, house, style_ids=["nothing"])
     assert house.avatar.style_id in refused.value.hint
+
+
+def test_a_model_whose_base_was_taken_out_says_so_before_anything_begins(parts, house):
+    old = replace(house.model, id="01d", version=9, base_id="starter-0")
+    parts.catalog.add(old)
+    before = len(parts.studio.runs(house.user.id))
+    with pytest.raises(UserError, match="learned on starter-0, which this studio no longer has"):
+        parts.studio.generate(house.user.id, old.id, style_ids=[house.avatar.style_id])
+    assert len(parts.studio.runs(house.user.id)) == before
 
 
 def test_an_empty_text_is_fine_and_a_seed_is_chosen(parts, house):
