@@ -25,8 +25,8 @@ def single_token_id(tokenizer: Any, word: str) -> int:
     pieces = tokenizer(word, add_special_tokens=False).input_ids
     if len(pieces) != 1 or pieces[0] == tokenizer.unk_token_id != tokenizer.eos_token_id:
         raise ValueError(
-            f"`token` is {word!r}, which is {len(pieces)} tokens of this base's vocabulary; "
-            "it must be exactly one (a rare word such as 'sks')."
+            f"{word!r} is {len(pieces)} tokens of this base's vocabulary; "
+            "the person's word must be exactly one (a rare word such as 'sks')."
         )
     return int(pieces[0])
 

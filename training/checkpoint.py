@@ -7,6 +7,7 @@ them; it is replaced atomically. Candidates are small: a word and weights each.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -76,6 +77,12 @@ def read_candidates(folder: Path) -> dict[int, dict[str, Tensor]]:
         with safe_open(path, framework="pt") as stored:
             found[int(path.stem)] = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
     return found
+
+
+def drop(folder: Path) -> None:
+    """Forget what a run that is over needed to continue, and the candidates not chosen."""
+    (folder / FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder / CANDIDATES, ignore_errors=True)
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

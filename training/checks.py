@@ -6,7 +6,9 @@ Each problem raises `RequestRefused` naming the field and its value. Imports no 
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -14,13 +16,15 @@ from pydantic import ValidationError
 
 from diffusion.bases import BaseError, family_of, weights_sha256
 from training.errors import NoRoom, RequestRefused, TrainingError
-from training.recipe import plan
+from training.recipe import check_alike, plan
 from training.request import REQUEST_VERSION, TrainingRequest
 
 FEWEST_PHOTOS = 2
 SHORTEST_SIDE_PX = 32
 _ROOM_MB = {"lora": 200, "full": 12_000}
 _STARTER_FULL_MB = 400
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
+_SHOWN = 80  # characters of a value that a refusal repeats
 
 
 def read_request(path: Path) -> TrainingRequest:
@@ -29,7 +33,7 @@ def read_request(path: Path) -> TrainingRequest:
         content = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise TrainingError(f"The request {path.name} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TrainingError(f"The request {path.name} is not JSON: {error}.") from error
     version = content.get("version", 1) if isinstance(content, dict) else None
     if version != REQUEST_VERSION:
@@ -41,12 +45,35 @@ def read_request(path: Path) -> TrainingRequest:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "request"
-        raise RequestRefused(field, repr(first.get("input")), f"{first['msg']}.") from error
+        value = "missing" if first["type"] == "missing" else repr(first["input"])[:_SHOWN]
+        raise RequestRefused(field, value, f"{first['msg']}.") from error
+
+
+def check_together(requests: Sequence[TrainingRequest]) -> None:
+    """Whether these people can learn in one run: on one base, in the same layers and batch."""
+    first = requests[0]
+    if first.method == "full" and len(requests) > 1:
+        raise RequestRefused("method", "full", f"it trains one person a run, not {len(requests)}.")
+    seen: set[str] = set()
+    for other in requests:
+        if other.run_id in seen:
+            raise RequestRefused("run_id", other.run_id, "each person of a run needs their own.")
+        seen.add(other.run_id)
+        for field in ("base", "method", "resolution", "train_text_encoder", "device"):
+            mine, theirs = getattr(first, field), getattr(other, field)
+            if mine != theirs:
+                value = other.base.id if field == "base" else theirs
+                raise RequestRefused(field, value, "people of one run must agree in it.")
+        check_alike(plan(first), plan(other))
 
 
 def check_request(request: TrainingRequest, hash_cache: Path | None = None) -> None:
     """Everything cheap: wishes, photos, base, class folder, room on disk, token and prompts."""
     plan(request)
+    if not 0 <= request.seed < 1 << 63:
+        raise RequestRefused("seed", request.seed, "it must be 0 to 2**63 - 1.")
+    if not _DEVICE.fullmatch(request.device):
+        raise RequestRefused("device", repr(request.device), "auto, cpu, cuda or cuda:N.")
     _check_words(request)
     _check_photos(request)
     _check_base(request, hash_cache)
@@ -77,6 +104,13 @@ def _check_words(request: TrainingRequest) -> None:
             raise RequestRefused(field, repr(word), "it must be one to 40 printable characters.")
     if len(request.token.split()) != 1:
         raise RequestRefused("token", repr(request.token), "it must be a single word.")
+    for number, prompt in enumerate(request.preview_prompts):
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise RequestRefused(
+                f"preview_prompts[{number}]", repr(prompt)[:_SHOWN], f"it is no text ({error})."
+            ) from error
 
 
 def _check_photos(request: TrainingRequest) -> None:
@@ -93,7 +127,7 @@ def _check_photos(request: TrainingRequest) -> None:
                 picture.load()
         except FileNotFoundError:
             raise RequestRefused(field, photo.path.name, "there is no such file.") from None
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise RequestRefused(
                 field, photo.path.name, f"it cannot be read as a picture ({error})."
             ) from error
@@ -120,10 +154,8 @@ def _check_base(request: TrainingRequest, hash_cache: Path | None) -> None:
         raise RequestRefused("base.folder", base.folder, f"the base {base.id} is not there.")
     try:
         family = family_of(base.folder)
-        if (family == "sdxl") != (base.family == "sdxl"):
-            raise RequestRefused("base.family", base.family, f"{base.id} belongs to {family}.")
-        known = {"sd15", "sd21"}
-        if family in known and base.family in known and family != base.family:
+        # What no published family looks like may be a smaller one of them.
+        if family != base.family and (family != "starter" or base.family == "sdxl"):
             raise RequestRefused("base.family", base.family, f"{base.id} belongs to {family}.")
         actual = weights_sha256(base.folder, hash_cache)
     except BaseError as error:

@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from training.checks import check_request, read_request
+from training.checks import check_request, check_together, read_request
 from training.errors import RequestRefused, TrainingError
 from training.progress import Cancelled, Control, Interrupted, Progress, read_status
 from training.request import Phase, TrainingRequest
@@ -60,7 +60,7 @@ def _run(requests: list[TrainingRequest], given: argparse.Namespace) -> int:
     try:
         for request in requests:
             check_request(request, given.hash_cache)
-        _check_one_base(requests)
+        check_together(requests)
         return _train(requests, progress, controls, given.threads)
     except Cancelled:
         _end(progress, Phase.CANCELLED, None)
@@ -109,10 +109,7 @@ def _train(
         Member(request, told, control)
         for request, told, control in zip(requests, progress, controls, strict=True)
     ]
-    try:
-        session = Session(members, threads)
-    except ValueError as error:
-        raise RequestRefused("device", repr(requests[0].device), str(error)) from error
+    session = Session(members, threads)
     try:
         results = session.run()
     except Interrupted:
@@ -127,25 +124,17 @@ def _quiet(library_logging: Any) -> None:
     library_logging.disable_progress_bar()
 
 
-def _check_one_base(requests: list[TrainingRequest]) -> None:
-    first = requests[0]
-    for other in requests[1:]:
-        for field in ("base", "method", "resolution", "train_text_encoder", "device"):
-            if getattr(first, field) != getattr(other, field):
-                raise RequestRefused(
-                    field, getattr(other, field), "people of one run must agree in it."
-                )
-
-
 @contextmanager
 def _locked(request: TrainingRequest) -> Iterator[None]:
     """Hold the run folder for this process; a second run with the same id is refused."""
     try:
         request.run_folder.mkdir(parents=True, exist_ok=True)
         stream = (request.run_folder / _LOCK).open("w")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise RequestRefused(
-            "run_folder", request.run_folder, f"it cannot be written ({error.strerror})."
+            "run_folder",
+            repr(str(request.run_folder)),
+            f"it cannot be written ({getattr(error, 'strerror', None) or error}).",
         ) from error
     with stream:
         try:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.token import TokenBank
-from training.errors import TrainingError
 from training.extract import difference
 from training.learner import Learner
 
@@ -24,8 +23,6 @@ class FullLearner(Learner):
     with; `bind(None)` puts them back and `bind(0)` the person's."""
 
     def _attach(self) -> None:
-        if len(self.people) != 1:
-            raise TrainingError(f"`method` full trains one person a run, not {len(self.people)}.")
         self._models: dict[str, Any] = {"unet": self.parts.unet}
         if self._recipe.train_text_encoder:
             names = ("text_encoder", "text_encoder_2")

@@ -23,6 +23,7 @@ from training.errors import Diverged, RequestRefused
 from training.loss import Objective, dreambooth
 from training.person import RUNAWAY_WINDOW, Batch, Person, draw_batch
 from training.precision import Precision
+from training.request import TrainingRequest
 
 _WARM_UP_STEPS = 20
 _LEAST_RATE = 0.05
@@ -39,6 +40,14 @@ def rate_share(step: int, steps: int, decay_from: float) -> float:
     if step < decay_from * steps or decay_from >= 1:
         return up
     return up * max(_LEAST_RATE, (steps - step) / ((1 - decay_from) * steps))
+
+
+def word_ids(parts: Parts, request: TrainingRequest) -> list[int]:
+    """The person's word in each tokenizer. Raises `RequestRefused` where it is not one token."""
+    try:
+        return [single_token_id(tokenizer, request.token) for tokenizer in parts.tokenizers]
+    except ValueError as error:
+        raise RequestRefused("token", repr(request.token), str(error)) from error
 
 
 class Learner:
@@ -100,10 +109,7 @@ class Learner:
         return bool(self.text_stacks)
 
     def _begin(self, slot: int, person: Person) -> list[int]:
-        try:
-            ids = [single_token_id(t, person.request.token) for t in self.parts.tokenizers]
-        except ValueError as error:
-            raise RequestRefused("token", repr(person.request.token), str(error)) from error
+        ids = word_ids(self.parts, person.request)
         noun = [
             t(person.request.class_noun, add_special_tokens=False).input_ids[0]
             for t in self.parts.tokenizers

@@ -12,18 +12,22 @@ from typing import Any
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from training.errors import TrainingError
+
 
 class Objective:
     """The base's noise schedule and what its UNet predicts."""
 
     def __init__(self, scheduler_config: dict[str, Any], snr_gamma: float = 0.0) -> None:
-        """`snr_gamma` 0 weighs all timesteps alike. Raises ValueError for a prediction type other
-        than epsilon and v_prediction."""
+        """`snr_gamma` 0 weighs all timesteps alike. Raises `TrainingError` for a prediction type
+        other than epsilon and v_prediction."""
         scheduler: Any = DDPMScheduler
         self._scheduler = scheduler.from_config(scheduler_config)
         self.prediction = self._scheduler.config.prediction_type
         if self.prediction not in ("epsilon", "v_prediction"):
-            raise ValueError(f"`prediction_type` is {self.prediction!r}, which cannot be learned.")
+            raise TrainingError(
+                f"The base's `prediction_type` is {self.prediction!r}, which cannot be learned."
+            )
         self.timesteps: int = self._scheduler.config.num_train_timesteps
         self._gamma = snr_gamma
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from training.errors import TrainingError
 from training.person import Person
+from training.prior import ClassSet
 from training.progress import Control, Progress
-from training.recipe import Recipe
 from training.request import Phase, Preview, TrainingRequest
 
 
@@ -24,6 +23,7 @@ class Member:
     progress: Progress
     control: Control
     person: Person | None = None
+    classes: ClassSet | None = None
     held_out: tuple[Image.Image, ...] = ()
     training: tuple[Image.Image, ...] = ()
     previews: list[Preview] = field(default_factory=list)
@@ -54,13 +54,3 @@ class Member:
         if self.person is not None and phase is not Phase.DONE:
             self.person.failure = failure or phase.value
         self.progress.end(phase, failure)
-
-
-def check_alike(first: Recipe, other: Recipe) -> None:
-    """People learn together only with the same layers, ranks and batch; else `TrainingError`."""
-    for name in ("rank", "targets", "batch", "prior_batch", "token_batch", "method", "snr_gamma"):
-        if getattr(first, name) != getattr(other, name):
-            raise TrainingError(
-                f"`{name}` differs between the people of one run: {getattr(first, name)} and "
-                f"{getattr(other, name)}. Train them apart."
-            )

@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from diffusion.conditioning import encode, scale_latents
 from diffusion.load import Parts
 from diffusion.memory import in_parts
+from training.progress import write_atomically
 
 _BATCH = 8
 
@@ -40,7 +41,7 @@ class Moments:
 
     def save(self, path: Path) -> None:
         """Write both tensors to one safetensors file."""
-        save_file({"mean": self.mean, "deviation": self.deviation}, path)
+        write_atomically(path, save({"mean": self.mean, "deviation": self.deviation}))
 
     def take(self, index: Sequence[int]) -> Moments:
         """The chosen rows only."""

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from accelerate import Accelerator
 
+from training.errors import RequestRefused
 from training.threads import seconds_of
 
 _GAIN = 0.9  # bf16 must take at most this share of fp32's time to be worth its rounding
@@ -46,9 +47,11 @@ CPU_BF16 = Precision(torch.float32, torch.bfloat16, "bf16 was faster in a few ti
 
 def accelerator_for(device: str) -> Accelerator:
     """Placement by `accelerate`. `device` is auto, cpu, cuda or cuda:N; loss scaling is on for fp16
-    devices. Raises ValueError when a CUDA device was asked for and there is none."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"`device` is {device!r} but this machine has no CUDA device.")
+    devices. Raises `RequestRefused` when this machine has no such CUDA device."""
+    if device.startswith("cuda") and int(device[5:] or 0) >= torch.cuda.device_count():
+        raise RequestRefused(
+            "device", repr(device), f"this machine has {torch.cuda.device_count()} CUDA devices."
+        )
     cpu = device == "cpu" or not torch.cuda.is_available()
     half = "no" if cpu or torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.startswith("cuda:"):

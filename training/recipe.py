@@ -18,6 +18,8 @@ from training.errors import RequestRefused
 from training.request import Family, Quality, TrainingRequest
 
 USUAL_PHOTOS = 12
+MOST_RANK = 128
+"""The highest rank that is served."""
 _STEPS_LOW, _STEPS_HIGH = 0.5, 1.5
 _ROOMY_GB = 40.0  # from here on checkpointing activations only costs time
 
@@ -36,9 +38,9 @@ class Recipe(BaseModel):
     family: Family
     quality: Quality
     method: Literal["lora", "full"]
-    rank: int = Field(ge=1, le=512)
+    rank: int = Field(ge=1, le=MOST_RANK)
     targets: tuple[str, ...] = Field(min_length=1)
-    text_rank: int = Field(ge=1, le=512)
+    text_rank: int = Field(ge=1, le=MOST_RANK)
     token_start: Literal["token", "noun"]
     token_steps: int = Field(ge=0)
     token_batch: int = Field(ge=1)
@@ -150,14 +152,24 @@ def step_down(recipe: Recipe) -> tuple[Recipe, str] | None:
     return lowered, f"Memory ran out; each step now learns in {parts} parts."
 
 
+def check_alike(first: Recipe, other: Recipe) -> None:
+    """People learn together only with the same layers, ranks and batch. Raises `RequestRefused`."""
+    for name in ("rank", "targets", "batch", "prior_batch", "token_batch", "method", "snr_gamma"):
+        mine, theirs = getattr(first, name), getattr(other, name)
+        if mine != theirs:
+            raise RequestRefused(
+                name, theirs, f"another person of this run has {mine}. Train them apart."
+            )
+
+
 def _check_wishes(request: TrainingRequest) -> None:
     def refuse(field: str, problem: str) -> None:
         raise RequestRefused(field, getattr(request, field), problem)
 
     if request.steps is not None and not 1 <= request.steps <= 100_000:
         refuse("steps", "it must be 1 to 100000.")
-    if request.rank is not None and not 1 <= request.rank <= 512:
-        refuse("rank", "it must be 1 to 512.")
+    if request.rank is not None and not 1 <= request.rank <= MOST_RANK:
+        refuse("rank", f"it must be 1 to {MOST_RANK}.")
     if request.preview_every is not None and request.preview_every < 1:
         refuse("preview_every", "it must be at least 1.")
     rate = request.learning_rate

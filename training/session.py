@@ -13,15 +13,16 @@ from functools import partial
 
 import torch
 
-from diffusion.load import VAE, Parts, load_parts
+from diffusion.load import TOKENIZER, VAE, Parts, load_parts
 from diffusion.memory import give_back, is_out_of_memory
 from training import checkpoint, dataset, prior
 from training.errors import NoRoom, TrainingError
 from training.export import export
 from training.full import FullLearner
 from training.judge import Judge, Scores, best
-from training.learner import Learner
-from training.member import Member, check_alike
+from training.learner import Learner, word_ids
+from training.loss import Objective
+from training.member import Member
 from training.moments import encode_moments
 from training.painter import Painter
 from training.person import Person
@@ -89,9 +90,8 @@ class Session:
     def _prepare(self) -> Parts:
         for member in self.members:
             member.progress.phase(Phase.PREPARING)
-        first = self.members[0].request
+        self._check_base()
         parts = self._load()
-        self._size = first.resolution or parts.resolution
         for member in self.members:
             self._check(member)
             recipe = plan(member.request, self._memory_gb)
@@ -109,6 +109,17 @@ class Session:
         parts.drop(VAE)
         return parts
 
+    def _check_base(self) -> None:
+        """What needs the base's vocabulary and settings, before its weights are loaded."""
+        first = self.members[0].request
+        base = load_parts(first.base.folder, first.base.family, parts={TOKENIZER})
+        self._size = first.resolution or base.resolution
+        Objective(base.scheduler_config)
+        for member in self.members:
+            word_ids(base, member.request)
+            if member.request.class_folder is not None:
+                member.classes = prior.load(member.request.class_folder, self._size)
+
     def _load(self) -> Parts:
         base = self.members[0].request.base
         dtype = self._precision.base
@@ -118,8 +129,8 @@ class Session:
         """The judged class pictures, or own ones that nobody sees."""
         if recipe.prior_batch == 0 or recipe.prior_weight == 0 or recipe.lora_steps == 0:
             return None
-        if member.request.class_folder is not None:
-            return prior.load(member.request.class_folder, self._size)
+        if member.classes is not None:
+            return member.classes
         folder = member.folder / CLASS
         if not (folder / prior.RECORD).is_file():
             prior.draw(
@@ -142,8 +153,6 @@ class Session:
             self._precision = self._named_precision(kept[0][1].precision)
             while self._downs < kept[0][1].downs and self._lower():
                 pass
-        for person in alive[1:]:
-            check_alike(alive[0].recipe, person.recipe)
         make = LEARNERS[alive[0].recipe.method]
         self._learner = make(parts, alive, self._accelerator, self._precision)
         if self._device.type == "cpu" and alive[0].recipe.steps >= _LONG_ON_CPU:
@@ -197,6 +206,10 @@ class Session:
                     continue
                 member.progress.step(person.step, person.recipe.steps, losses[slot])
                 self._after_step(slot, member, painter)
+            # Only now, when everybody's step is kept: what is asked of one may end the run.
+            for slot, member in enumerate(self.members):
+                if not member.ended:
+                    self._attend(slot, member)
 
     def _after_step(self, slot: int, member: Member, painter: Painter) -> None:
         """Previews, candidates, checkpoints and what the run is told, between two steps."""
@@ -212,7 +225,6 @@ class Session:
             member.progress.previews(member.previews)
         if step % max(1, recipe.steps // _SAVES) == 0 or step == recipe.steps:
             self._save(slot, member)
-        self._attend(slot, member)
 
     def _attend(self, slot: int, member: Member) -> None:
         try:
@@ -295,6 +307,7 @@ class Session:
             member.progress.phase(Phase.SAVING)
             results[member.request.run_id] = self._export(slot, member, report)
             member.end(Phase.DONE, None)
+            checkpoint.drop(member.folder)
         if not results:
             failures = [m.progress.status.failure for m in self.members]
             raise TrainingError(next((f for f in failures if f), "Nobody was trained."))

@@ -15,13 +15,11 @@ from studio.errors import BackendError, UserError
 from studio.parts import opened
 from training.errors import TrainingError
 from training.progress import write_atomically
+from training.recipe import MOST_RANK
 from training.result import ADAPTER, KOHYA, REPORT, WEIGHTS
 
 if TYPE_CHECKING:
     from training.extract import Extraction
-
-MOST_RANK = 128
-"""The highest rank that is served."""
 
 
 def extract(

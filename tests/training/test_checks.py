@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.training.runs import photo, request
-from training.checks import check_request, read_request
+from training.checks import check_request, check_together, read_request
 from training.errors import NoRoom, RequestRefused, TrainingError
 from training.request import BaseRef, InstancePhoto
 
@@ -47,6 +47,13 @@ def test_photos(good, tmp_path):
     assert "`photos[1]` is broken.jpg: it cannot be read" in refusal(
         good(photos=(one, InstancePhoto(path=broken)))
     )
+    torn = tmp_path / "torn.png"
+    Image.effect_noise((512, 512), 90).save(torn)
+    head, first, second = torn.read_bytes().split(b"IDAT", 2)
+    torn.write_bytes(head + b"IDAT" + first + b"\x8dw\xec\xd8" + second)
+    assert "`photos[1]` is torn.png: it cannot be read" in refusal(
+        good(photos=(one, InstancePhoto(path=torn)))
+    )
     tiny = tmp_path / "tiny.png"
     Image.new("RGB", (20, 300)).save(tiny)
     assert "shorter side is 20 pixels" in refusal(good(photos=(one, InstancePhoto(path=tiny))))
@@ -64,6 +71,12 @@ def test_bases(good, bases, tmp_path):
     assert "`base.family` is sdxl: x belongs to" in refusal(good(base=wrong))
     copy = Path(shutil.copytree(bases["starter"], tmp_path / "copy"))
     shutil.rmtree(copy / "unet")
+    wide = Path(shutil.copytree(bases["starter"], tmp_path / "wide"))
+    config = wide / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"cross_attention_dim": 768}))
+    for family in ("starter", "sd21", "sdxl"):
+        taken = BaseRef(id="wide", family=family, folder=wide, sha256="")
+        assert f"`base.family` is {family}: wide belongs to sd15" in refusal(good(base=taken))
     hollow = BaseRef(id="hollow", family="starter", folder=copy, sha256="")
     assert "`base` is hollow" in refusal(good(base=hollow))
 
@@ -77,12 +90,38 @@ def test_bases(good, bases, tmp_path):
         ("resolution", 31, "32 to 2048, divisible by 8."),
         ("resolution", 4096, "32 to 2048, divisible by 8."),
         ("class_folder", Path("nowhere"), "there is no such folder."),
-        ("rank", 0, "it must be 1 to 512."),
+        ("seed", -1, "it must be 0 to 2**63 - 1."),
+        ("seed", 1 << 63, "it must be 0 to 2**63 - 1."),
+        ("device", "", "auto, cpu, cuda or cuda:N."),
+        ("device", "gpu", "auto, cpu, cuda or cuda:N."),
+        ("rank", 0, "it must be 1 to 128."),
     ],
 )
 def test_other_fields(good, field, value, said):
     sentence = refusal(good(**{field: value}))
     assert sentence.startswith(f"`{field}` is ") and sentence.endswith(said)
+
+
+def test_a_prompt_that_is_no_text_is_refused_before_anything_is_learned(good):
+    said = refusal(good(preview_prompts=("sks person", "a \ud800 b")))
+    assert said.startswith("`preview_prompts[1]` is 'a \\ud800 b': it is no text")
+
+
+def test_people_who_cannot_share_a_run_are_refused_by_field(good):
+    one = good(run_id="one")
+    check_together([one, good(run_id="two", seed=8)])
+    other = one.base.model_copy(update={"id": "another"})
+    for changes, said in (
+        ({"run_id": "one"}, "`run_id` is one: each person of a run needs their own."),
+        ({"rank": 3}, "`rank` is 3: another person of this run has 2. Train them apart."),
+        ({"base": other}, "`base` is another: people of one run must agree in it."),
+        ({"resolution": 64}, "`resolution` is 64: people of one run must agree in it."),
+    ):
+        with pytest.raises(RequestRefused) as refused:
+            check_together([one, good(**({"run_id": "two"} | changes))])
+        assert str(refused.value) == said
+    with pytest.raises(RequestRefused, match="`method` is full: it trains one person a run, not 2"):
+        check_together([good(run_id=name, method="full") for name in ("one", "two")])
 
 
 def test_a_full_disk_is_named_before_the_start(good, monkeypatch):
@@ -105,11 +144,18 @@ def test_request_files(good, tmp_path):
         ({"run_id": "../up"}, "`run_id` is '../up'"),
         ({"steps": "many"}, "`steps` is 'many'"),
         ({"surprise": 1}, "`surprise` is 1"),
+        ({"photos": "x" * 5000}, "`photos` is '" + "x" * 79 + ": "),
         ({"base": content["base"] | {"family": "sd9"}}, "`base.family` is 'sd9'"),
     ):
         path.write_text(json.dumps(content | change))
         with pytest.raises(RequestRefused) as refused:
             read_request(path)
         assert said in str(refused.value)
+    path.write_text("[" * 100_000)
+    with pytest.raises(TrainingError, match="is not JSON"):
+        read_request(path)
+    path.write_text('{"base": {}}')
+    with pytest.raises(RequestRefused, match="`run_id` is missing: Field required"):
+        read_request(path)
     path.write_text(json.dumps(content))
     assert read_request(path) == good()

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tests.training.runs import request
 from training import dreambooth, session
 from training.precision import FP32
-from training.progress import CANCEL, PAUSE, Progress, read_status
+from training.progress import CANCEL, LEAVE, PAUSE, Progress, read_status
 from training.request import Phase, TrainingRequest
 from training.result import FOLDER, KOHYA, REPORT, WEIGHTS, WORD, read_result
 
@@ -71,6 +71,8 @@ def test_every_family_ends_with_a_result(ask, tmp_path, family):
     assert report["held_out_photos"] == 1
     steps = [candidate["step"] for candidate in report["candidates"]]
     assert report["chosen_step"] in steps and steps[-1] == 6
+    left = {path.name for path in asked.run_folder.iterdir()}
+    assert not left & {"candidates", "checkpoint.safetensors"}, "the others are dropped"
     written = "".join(path.read_text("utf-8", "ignore") for path in sorted(model.folder.iterdir()))
     assert str(tmp_path) not in written and "0.png" not in written
 
@@ -204,6 +206,52 @@ def test_a_loss_that_is_no_number_ends_with_step_and_cause(bases, classes, tmp_p
     assert "step 1" in status.failure and "nan" in status.failure
 
 
+def unloadable(base: Path, copy: Path) -> Path:
+    """A base whose weights are damaged: whatever loads them fails with that."""
+    shutil.copytree(base, copy)
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    return copy
+
+
+def test_word_class_pictures_and_kind_of_base_are_refused_before_weights_are_loaded(
+    bases, classes, tmp_path
+):
+    base = unloadable(bases["starter"], tmp_path / "base")
+    (tmp_path / "empty").mkdir()
+
+    def failure(name: str, **changes) -> str:
+        asked = request(base, "starter", tmp_path / name, **changes)
+        assert run(asked) in (dreambooth.BAD_REQUEST, dreambooth.FAILED)
+        return read_status(asked.run_folder).failure
+
+    assert "is damaged" in failure("control", class_folder=classes["starter"])
+    assert failure("word", token="qzqz").startswith("`token` is 'qzqz': 'qzqz' is 4 tokens")
+    assert "`class_folder` has no prior.json" in failure("set", class_folder=tmp_path / "empty")
+    scheduler = base / "scheduler" / "scheduler_config.json"
+    settings = json.loads(scheduler.read_text()) | {"prediction_type": "sample"}
+    scheduler.write_text(json.dumps(settings))
+    assert "`prediction_type` is 'sample'" in failure("kind", class_folder=classes["starter"])
+
+
+def test_a_disk_that_fills_while_it_learns_is_said(ask):
+    asked = ask("starter")
+    asked.run_folder.mkdir()
+    (asked.run_folder / ".checkpoint.safetensors.partial").symlink_to("/dev/full")
+    assert run(asked) == dreambooth.FAILED
+    status = read_status(asked.run_folder)
+    assert status.phase is Phase.FAILED and status.failure.startswith("The disk is full.")
+
+
+def test_who_is_told_to_leave_takes_nobodys_previews_along(ask):
+    one, two = (ask("starter", name, preview_every=1) for name in ("one", "two"))
+    one.run_folder.mkdir()
+    (one.run_folder / PAUSE).write_bytes(LEAVE)
+    assert run(one, two) == dreambooth.INTERRUPTED
+    for asked in (one, two):
+        assert [shown.step for shown in read_status(asked.run_folder).previews][:1] == [1]
+
+
 def test_without_a_class_folder_the_trainer_draws_its_own(ask):
     asked = ask("starter", class_folder=None, steps=3)
     assert run(asked) == dreambooth.DONE
@@ -226,6 +274,13 @@ def test_a_done_run_is_not_trained_again_nor_by_another_request(ask, capsys):
     assert run(asked) == dreambooth.DONE
     assert run(asked) == dreambooth.BAD_REQUEST
     assert "`run_id` is run: this run is already done." in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_is_refused(ask, tmp_path, capsys):
+    path = tmp_path / "request.json"
+    path.write_text(ask("starter").model_copy(update={"run_folder": "x\0y"}).model_dump_json())
+    assert dreambooth.main(["--request", str(path)]) == dreambooth.BAD_REQUEST
+    assert "`run_folder` is 'x\\x00y': it cannot be written" in capsys.readouterr().err
 
 
 def test_two_processes_never_train_one_run(ask, capsys):

@@ -219,8 +219,20 @@ def test_accumulated_parts_learn_like_one_batch_of_them(bases, tmp_path):
     one = person(bases["starter"], "starter", tmp_path, 1)
     one.recipe = one.recipe.model_copy(update={"accumulate": 2, "token_steps": 0})
     alone = learner(bases["starter"], "starter", [one])
+    gradient = torch.zeros_like(alone.stack.vectors)
+    for part in range(2):
+        batch = draw_batch(one, 0, part, alone.objective.timesteps)
+        alone.losses([0], [batch], word=False).sum().backward()
+        gradient += alone.stack.grads / 2
+        alone.stack.grads.zero_()
+    seen = []
+    alone._optimisers[0].optimizer.register_step_pre_hook(
+        lambda *_: seen.append(alone.stack.grads.clone())
+    )
     alone.step()
-    assert torch.isfinite(alone.stack.vectors).all() and one.step == 1
+    norm = gradient.norm().clamp(min=one.recipe.clip) / one.recipe.clip
+    torch.testing.assert_close(seen[0], gradient / norm, rtol=1e-5, atol=1e-8)
+    assert len(seen) == one.step == 1, "one step of the optimiser for both parts"
 
 
 def test_state_continues_bit_for_bit(bases, tmp_path):

@@ -107,7 +107,7 @@ def test_a_bad_request_fails_with_its_field(ask):
     handle = trainer.start(ask(rank=0))
     failed = wait_for_end(trainer, handle)
     assert failed.phase is Phase.FAILED
-    assert failed.failure == "`rank` is 0: it must be 1 to 512."
+    assert failed.failure == "`rank` is 0: it must be 1 to 128."
 
 
 def wait_for_end(trainer: LocalTrainer, handle: str) -> TrainingStatus:

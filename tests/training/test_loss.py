@@ -10,6 +10,7 @@ from peft import LoraConfig
 
 from diffusion.load import load_parts
 from tests.training.runs import request
+from training.errors import TrainingError
 from training.learner import Learner
 from training.loss import Objective, dreambooth
 from training.moments import Moments
@@ -126,5 +127,5 @@ def test_the_class_term_weighs_what_it_is_told():
 
 
 def test_a_base_that_predicts_the_picture_is_refused():
-    with pytest.raises(ValueError, match="'sample'"):
+    with pytest.raises(TrainingError, match="'sample'"):
         Objective({"prediction_type": "sample"})

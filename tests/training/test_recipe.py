@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from serving.adapter import MAX_RANK
 from training.errors import RequestRefused
-from training.recipe import default, plan, step_down, validate_table
+from training.recipe import MOST_RANK, default, plan, step_down, validate_table
 from training.request import BaseRef, InstancePhoto, TrainingRequest
 
 FAMILIES = ("starter", "sd15", "sd21", "sdxl")
@@ -75,6 +76,12 @@ def test_a_bad_wish_is_refused_with_field_and_value(field, value):
     with pytest.raises(RequestRefused) as refused:
         plan(ask(**{field: value}))
     assert str(refused.value).startswith(f"`{field}` is {value}: it must be ")
+
+
+def test_no_rank_is_learned_that_would_not_be_served():
+    assert plan(ask(rank=MAX_RANK)).rank == MOST_RANK == MAX_RANK
+    with pytest.raises(RequestRefused, match=f"it must be 1 to {MAX_RANK}"):
+        plan(ask(rank=MAX_RANK + 1))
 
 
 def test_memory_decides_on_checkpointed_activations():
