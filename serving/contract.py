@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import logging
 import secrets
+import socket
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,6 +28,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion.bases import weights_sha256
@@ -98,7 +100,16 @@ def make_app(
         await run_in_threadpool(models.close)
         await run_in_threadpool(engine.close)
 
+    @asynccontextmanager
+    async def using(name: str) -> AsyncIterator[Loaded]:
+        loaded = models.take(name)
+        try:
+            yield loaded
+        finally:
+            await run_in_threadpool(models.release, loaded)
+
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.state.stop = models.stop
 
     @app.get("/ping")
     async def ping() -> Response:
@@ -127,10 +138,10 @@ def make_app(
     @app.post("/models/{name:path}/invoke")
     async def invoke(name: str, request: Request) -> Response:
         owner = request.headers.get("X-Amzn-SageMaker-Target-Model", name)
-        loaded = models.get(name)
-        if loaded.whole is not None:
-            return await _invoke(loaded.whole, request, None, owner)
-        return await _invoke(engine, request, loaded.folder, owner)
+        async with using(name) as loaded:
+            if loaded.whole is not None:
+                return await _invoke(loaded.whole, request, None, owner)
+            return await _invoke(engine, request, loaded.folder, owner)
 
     @app.get("/models/{name:path}")
     async def one(name: str) -> Response:
@@ -281,17 +292,32 @@ def _add_errors(app: FastAPI) -> None:
         retry = error.retry_after_s if isinstance(error, Busy) else None
         return _failed(status, str(error), retry)
 
+    async def unknown(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return _failed(error.status_code, f"{error.detail}.")
+
     async def gone(_request: Request, _error: Exception) -> Response:
         return Response(status_code=499)
 
     handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
         Refused: refused,
         EngineError: known,
+        HTTPException: unknown,
         _Gone: gone,
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
     app.add_middleware(_Edge)
+
+
+class Server(uvicorn.Server):
+    """One that is not kept from ending by pictures in line: they are answered with 503."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        app = self.config.app
+        assert isinstance(app, FastAPI)
+        await run_in_threadpool(app.state.stop)
+        await super().shutdown(sockets)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -320,7 +346,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO)
     whole = partial(open_whole, device=given.device, rows=given.rows)
     app = make_app(engine, given.models, given.model, whole)
-    uvicorn.run(app, host=given.host, port=given.port, log_level="warning")
+    Server(uvicorn.Config(app, host=given.host, port=given.port, log_level="warning")).run()
 
 
 if __name__ == "__main__":

@@ -116,8 +116,8 @@ class Drawer:
         """
         family = self.base.family
         defaults = DEFAULTS[family][request.quality]
-        width = request.width or self.parts.resolution
-        height = request.height or self.parts.resolution
+        width = self.parts.resolution if request.width is None else request.width
+        height = self.parts.resolution if request.height is None else request.height
         steps = defaults.schedule.steps if request.steps is None else request.steps
         guidance = defaults.guidance if request.guidance is None else request.guidance
         most = MAX_SIDE[family]
@@ -137,6 +137,10 @@ class Drawer:
                 raise RequestRefused(
                     f"`{name}` has {len(text)} characters; the most is {MAX_PROMPT_CHARS}."
                 )
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise RequestRefused(f"`{name}` is no text: {error}.") from error
         if request.adapter is not None:
             self.bank.adapter(request.adapter)
         return Job(request, width, height, schedule_for(family, request.quality, steps), guidance)

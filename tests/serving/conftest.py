@@ -7,6 +7,8 @@ import pytest
 from diffusion.bases import weights_sha256
 from diffusion.load import load_parts
 from serving.adapter import ServedBase
+from serving.local import LocalEngine
+from tests.serving.served import Endpoint
 from tests.tiny_adapters import EVERYTHING, tiny_adapter
 from tests.tiny_bases import tiny_base
 
@@ -38,3 +40,18 @@ def people(bases, tmp_path_factory):
             for n in range(6)
         ]
     return made
+
+
+@pytest.fixture(scope="module")
+def serve(bases, tmp_path_factory):
+    made = []
+
+    def start(family="starter", rows=4, **more) -> Endpoint:
+        app = {name: more.pop(name) for name in ("single", "open_whole") if name in more}
+        engine = LocalEngine.open(bases[family], device="cpu", rows=rows, **more)
+        made.append(Endpoint(engine, tmp_path_factory.mktemp("models"), **app))
+        return made[-1]
+
+    yield start
+    for endpoint in made:
+        endpoint.close()

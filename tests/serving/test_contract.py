@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import shutil
 import socket
@@ -14,74 +12,13 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-import uvicorn
-from PIL import Image
 
 from serving.adapter import WEIGHTS
-from serving.archive import pack, unpack
-from serving.contract import make_app
-from serving.local import LocalEngine
 from serving.models import PAGE
 from serving.payloads import MAX_BODY_BYTES
+from tests.serving.served import ASK, JPEG, picture
 from tests.serving.test_queue import LONG_S, Gate
 from tests.tiny_adapters import write_card
-
-ASK = {"prompt": "a portrait of sks person", "seed": 3, "num_inference_steps": 2}
-JPEG = {"Accept": "application/json;jpeg"}
-
-
-class Endpoint:
-    """A served engine, its client, and the folder where the platform would unpack models."""
-
-    def __init__(self, engine, root, **more):
-        self.engine, self.root = engine, root
-        self.server = uvicorn.Server(
-            uvicorn.Config(make_app(engine, root, **more), port=0, log_level="critical")
-        )
-        self.thread = threading.Thread(target=self.server.run, daemon=True)
-        self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-        self.port = self.server.servers[0].sockets[0].getsockname()[1]
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=LONG_S)
-
-    def unpacked(self, person, name):
-        """What the platform does with an archive before it calls."""
-        archive = self.root / f"{name}.tar.gz"
-        pack(person, archive)
-        unpack(archive, self.root / name / "model")
-        return str(self.root / name / "model")
-
-    def load(self, person, name):
-        url = self.unpacked(person, name)
-        return self.http.post("/models", json={"model_name": name, "url": url})
-
-    def invoke(self, name, content=None, **headers):
-        return self.http.post(
-            f"/models/{name}/invoke",
-            json=ASK if content is None else content,
-            headers=JPEG | {"X-Amzn-SageMaker-Target-Model": f"u/p/{name}.tar.gz"} | headers,
-        )
-
-    def close(self):
-        self.http.close()
-        self.server.should_exit = True
-        self.thread.join(LONG_S)
-
-
-@pytest.fixture(scope="module")
-def serve(bases, tmp_path_factory):
-    made = []
-
-    def start(family="starter", rows=4, **more) -> Endpoint:
-        single = more.pop("single", None)
-        engine = LocalEngine.open(bases[family], device="cpu", rows=rows, **more)
-        made.append(Endpoint(engine, tmp_path_factory.mktemp("models"), single=single))
-        return made[-1]
-
-    yield start
-    for endpoint in made:
-        endpoint.close()
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +31,6 @@ def loaded(endpoint, people):
     for n in range(3):
         assert endpoint.load(people["starter"][n], f"hash{n}").status_code == 200
     return endpoint
-
-
-def picture(response) -> Image.Image:
-    assert response.status_code == 200, response.text
-    (first, *_) = response.json()["generated_images"]
-    return Image.open(io.BytesIO(base64.b64decode(first)))
 
 
 def test_ping(endpoint):
@@ -197,6 +128,8 @@ def test_jumpstart_shapes_are_accepted(loaded):
     [
         (ASK | {"prompt": "a" * 10_000}, 400, "10000"),
         (ASK | {"width": 30}, 400, "30"),
+        (ASK | {"width": 0}, 400, "`width`"),
+        (ASK | {"height": 0}, 400, "`height`"),
         (ASK | {"num_inference_steps": 10_000}, 400, "10000"),
         (ASK | {"guidance_scale": 1e9}, 400, "guidance"),
         ({}, 400, "prompt"),
@@ -207,6 +140,27 @@ def test_bad_bodies_have_their_status_and_message(loaded, content, status, word)
     response = loaded.invoke("hash0", content)
     assert response.status_code == status
     assert word in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"prompt": "a \ud800 b"}',
+        rb'{"prompt": "a", "negative_prompt": "\udfff"}',
+        rb'{"text_prompts": [{"text": "\udc00"}]}',
+    ],
+)
+def test_a_prompt_that_is_no_text_is_400(loaded, body):
+    headers = JPEG | {"Content-Type": "application/json"}
+    response = loaded.http.post("/models/hash0/invoke", content=body, headers=headers)
+    assert response.status_code == 400
+    assert "is no text" in response.json()["error"]
+
+
+def test_unknown_routes_answer_like_every_refusal(endpoint):
+    assert endpoint.http.get("/nowhere").json() == {"error": "Not Found."}
+    wrong = endpoint.http.put("/models/x")
+    assert wrong.status_code == 405 and wrong.json() == {"error": "Method Not Allowed."}
 
 
 def test_a_body_beyond_the_limit_is_cut_off(loaded):
@@ -238,6 +192,14 @@ def test_a_url_outside_the_models_folder_is_refused(endpoint, people):
         response = endpoint.http.post("/models", json={"model_name": "x", "url": url})
         assert response.status_code == 400
         assert "outside" in response.json()["error"]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 3000])
+def test_a_url_that_no_file_can_have_is_refused(endpoint, name):
+    url = str(endpoint.root / name)
+    response = endpoint.http.post("/models", json={"model_name": "x", "url": url})
+    assert response.status_code == 400
+    assert "`url`" in response.json()["error"]
 
 
 def test_damaged_and_foreign_models_are_refused_and_nothing_else_is_disturbed(
@@ -302,23 +264,6 @@ def test_an_unforeseen_fault_is_500_with_an_id_and_no_details(loaded):
     assert "fault" in response.json()["error"]
     assert "secret" not in response.text
     assert loaded.http.get("/ping").status_code == 200
-
-
-def test_unloading_while_drawing_lets_the_picture_finish(serve, people):
-    endpoint = serve()
-    endpoint.load(people["starter"][1], "h")
-    gate = Gate(endpoint.engine.drawer)
-    gate.shut()
-    answers = []
-    thread = threading.Thread(target=lambda: answers.append(endpoint.invoke("h")))
-    thread.start()
-    assert gate.reached.wait(LONG_S)
-    assert endpoint.http.delete("/models/h").status_code == 200
-    gate.remove()
-    thread.join(LONG_S)
-    assert answers[0].status_code == 200
-    assert endpoint.invoke("h").status_code == 404
-    assert endpoint.engine.drawer.bank.used_bytes == 0
 
 
 def test_a_client_that_goes_away_stops_its_drawing(loaded):
