@@ -1,4 +1,4 @@
-"""Which base models there are, where they lie, and how they get there.
+"""Which base models there are and where they lie.
 
 BaseError
 ├── UnknownBase     no base has this id
@@ -12,18 +12,15 @@ Needs neither torch nor diffusers.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import shutil
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 Family = Literal["starter", "sd15", "sd21", "sdxl"]
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 PROJECT = Path(__file__).parent.parent
 WEIGHT_FOLDERS = ("unet", "vae", "text_encoder", "text_encoder_2")
@@ -117,7 +114,7 @@ class Bases:
             path = base.folder / name
             if not path.is_file():
                 raise BaseDamaged(f"{name} of the base {id} is gone. {_again(base)}")
-            if _file_sha256(path) != expected:
+            if file_sha256(path) != expected:
                 raise BaseDamaged(
                     f"{name} of the base {id} has changed or is damaged. {_again(base)}"
                 )
@@ -151,21 +148,6 @@ class Bases:
                 f"{max(better, key=lambda b: b.rank).id} after fetching it",
             )
         return Choice(best, f"{best.name} is the best that fits into {memory_gb:.0f} GB")
-
-    def fetch(self, id: str, progress: Progress | None = None) -> Base:
-        """Download a base at its pinned revision; an interrupted fetch continues where it stopped.
-
-        Only the listed files come (weights as safetensors only), each checked against the hash
-        that the repository states and the one in the registry. Returns at once when it is there.
-        Raises `UnknownBase`, `FetchFailed`, or `BaseDamaged` naming a file that came wrong.
-        """
-        base = self.get(id)
-        if self.available(id):
-            return base
-        if not base.repository:
-            raise BaseMissing(f"{base.name} is not in {base.folder} and has nowhere to come from.")
-        _download(base, progress)
-        return base
 
 
 def registry(home: Path, extra: Path | None = None) -> Bases:
@@ -206,12 +188,12 @@ def weights_sha256(folder: Path, cache: Path | None = None) -> str:
         stat = path.stat()
         stamp = [stat.st_size, stat.st_mtime_ns]
         entry = known.get(str(path))
-        value = entry[1] if entry and entry[0] == stamp else _file_sha256(path)
+        value = entry[1] if entry and entry[0] == stamp else file_sha256(path)
         fresh[str(path)] = [stamp, value]
         digest.update(f"{path.relative_to(folder).as_posix()} {value}\n".encode())
     if cache is not None and fresh != known:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        _write_json(cache, fresh)
+        write_json(cache, fresh)
     return digest.hexdigest()
 
 
@@ -308,85 +290,8 @@ def _recorded(folder: Path) -> Mapping[str, str]:
     return _read_json(path).get("sha256", {}) if path.is_file() else {}
 
 
-def _download(base: Base, progress: Progress | None) -> None:
-    """Fetch every file, check it, and write the record last."""
-    # The hub's client is heavy, and only a fetch needs it.
-    from huggingface_hub import HfApi, hf_hub_download
-
-    incoming = base.folder / ".incoming"
-    try:
-        base.folder.mkdir(parents=True, exist_ok=True)
-        info = HfApi(base.endpoint).model_info(
-            base.repository, revision=base.revision, files_metadata=True
-        )
-        stated = {s.rfilename: s for s in info.siblings or []}
-        sizes = {name: int(getattr(stated.get(name), "size", 0) or 0) for name in base.files}
-        _check_room(base, sum(sizes.values()))
-        done = 0
-        hashes: dict[str, str] = {}
-        for remote, local in base.files.items():
-            target = base.folder / local
-            lfs = getattr(stated.get(remote), "lfs", None)
-            expected = {h for h in (base.sha256.get(local), getattr(lfs, "sha256", None)) if h}
-            if not (target.is_file() and expected == {_file_sha256(target)}):
-                came = hf_hub_download(
-                    base.repository,
-                    remote,
-                    revision=base.revision,
-                    local_dir=incoming,
-                    endpoint=base.endpoint,
-                )
-                _accept(base, Path(came), target, expected)
-            hashes[local] = _file_sha256(target)
-            done += sizes[remote]
-            if progress is not None:
-                progress(done, sum(sizes.values()))
-        _write_json(base.folder / RECORD, {"revision": base.revision, "sha256": hashes})
-        shutil.rmtree(incoming, ignore_errors=True)
-    except BaseError:
-        raise
-    except Exception as error:
-        raise FetchFailed(_why(base, error)) from error
-
-
-def _accept(base: Base, came: Path, target: Path, expected: set[str]) -> None:
-    """Move a downloaded file to its place if its hash is every expected one."""
-    actual = _file_sha256(came)
-    if expected and expected != {actual}:
-        came.unlink()
-        raise BaseDamaged(
-            f"{came.name} of {base.repository} came with hash {actual[:12]}…, "
-            f"expected {' and '.join(sorted(h[:12] + '…' for h in expected))}. "
-            "It was deleted; try again, or check who publishes this repository."
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    came.replace(target)
-
-
-def _check_room(base: Base, needed: int) -> None:
-    free = shutil.disk_usage(base.folder).free
-    if needed > free:
-        raise FetchFailed(
-            f"{base.name} needs {needed / 1e9:.1f} GB, but {base.folder} has room for "
-            f"{free / 1e9:.1f} GB. Free some space or move AVATAR_HOME."
-        )
-
-
-def _why(base: Base, error: Exception) -> str:
-    kind = type(error).__name__
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk of {base.folder} is full. Free some space, then fetch {base.id} again."
-    if kind in ("RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError"):
-        return f"{base.repository} no longer offers revision {base.revision[:12]} ({kind})."
-    if kind == "GatedRepoError":
-        return f"{base.repository} asks you to accept its licence first: {base.licence_url}"
-    return (
-        f"{base.repository} could not be reached or stopped sending ({kind}: {error}). "
-        f"What came is kept; check the connection and fetch {base.id} again."
-    )
-
-
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -401,7 +306,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace a JSON file, never leaving a part of one."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=1), "utf-8")
     partial.replace(path)

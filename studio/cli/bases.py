@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from diffusion import download
 from studio.cli.console import Json, reporting
 from studio.cli.listing import base_row
 from studio.parts import opened
@@ -40,8 +41,10 @@ def fetch(base_id: Annotated[str, typer.Argument(metavar="ID")], as_json: Json =
         columns = (*Progress.get_default_columns()[:2], DownloadColumn(), TimeRemainingColumn())
         with Progress(*columns, console=output.errors, disable=as_json) as progress:
             task = progress.add_task(base.id, total=None)
-            parts.bases.fetch(
-                base_id, lambda done, total: progress.update(task, completed=done, total=total)
+            download.fetch(
+                parts.bases,
+                base_id,
+                lambda done, total: progress.update(task, completed=done, total=total),
             )
         output.words(f"{base.name} is in {base.folder}.")
         output.result({"bases": [base_row(parts, base_id)]})

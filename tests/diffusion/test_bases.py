@@ -23,6 +23,7 @@ from diffusion.bases import (
     registry,
     weights_sha256,
 )
+from diffusion.download import fetch
 from tests.tiny_bases import tiny_base
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -188,12 +189,12 @@ def test_the_default_is_the_best_that_is_there_and_fits(mine, tmp_path):
 def test_a_fetch_brings_every_file_and_says_how_far_it_is(tiny, tmp_path, hub):
     bases = registry(tmp_path / "home", listed(tmp_path, tiny, hub))
     told: list[tuple[int, int]] = []
-    base = bases.fetch("far", lambda done, total: told.append((done, total)))
+    base = fetch(bases, "far", lambda done, total: told.append((done, total)))
     assert bases.available("far") and bases.check("far") is base
     assert told[-1][0] == told[-1][1] > 0 and told == sorted(told)
     assert weights_sha256(base.folder) == weights_sha256(tiny)
     count = len(Hub.asked)
-    bases.fetch("far")
+    fetch(bases, "far")
     assert len(Hub.asked) == count, "what is there is not asked for again"
 
 
@@ -201,13 +202,13 @@ def test_an_interrupted_fetch_goes_on(tiny, tmp_path, hub):
     bases = registry(tmp_path / "home", listed(tmp_path, tiny, hub))
     Hub.broken.add("vae/diffusion_pytorch_model.safetensors")
     with pytest.raises(BaseDamaged, match=r"diffusion_pytorch_model\.safetensors of a/b came with"):
-        bases.fetch("far")
+        fetch(bases, "far")
     assert not bases.available("far")
     with pytest.raises(BaseMissing, match="bases fetch far"):
         bases.sha256("far")
     Hub.broken.clear()
     Hub.asked.clear()
-    bases.fetch("far")
+    fetch(bases, "far")
     assert bases.available("far")
     assert "GET unet/diffusion_pytorch_model.safetensors" not in Hub.asked
 
@@ -220,12 +221,12 @@ def test_a_hash_of_the_list_that_does_not_match_is_refused(tiny, tmp_path, hub):
         + f'[base.sha256]\n"unet/diffusion_pytorch_model.safetensors" = "{wrong}"\n'
     )
     with pytest.raises(BaseDamaged, match="000000000000…"):
-        registry(tmp_path / "home", path).fetch("far")
+        fetch(registry(tmp_path / "home", path), "far")
 
 
 def test_a_damaged_file_of_a_fetched_base_is_named(tiny, tmp_path, hub):
     bases = registry(tmp_path / "home", listed(tmp_path, tiny, hub))
-    base = bases.fetch("far")
+    base = fetch(bases, "far")
     (base.folder / "vae" / "config.json").write_text("{}")
     with pytest.raises(BaseDamaged, match=r"vae/config\.json of the base far has changed"):
         bases.check("far")
@@ -240,12 +241,12 @@ def test_a_damaged_file_of_a_fetched_base_is_named(tiny, tmp_path, hub):
 def test_offline_and_full_disks_are_told_apart(tiny, tmp_path, hub, monkeypatch):
     far = registry(tmp_path / "home", listed(tmp_path, tiny, "http://127.0.0.1:9"))
     with pytest.raises(FetchFailed, match=r"a/b could not be reached .*What came is kept"):
-        far.fetch("far")
+        fetch(far, "far")
     near = registry(tmp_path / "home", listed(tmp_path, tiny, hub))
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=10))
     with pytest.raises(FetchFailed, match=r"has room for 0\.0 GB"):
-        near.fetch("far")
+        fetch(near, "far")
 
 
 @pytest.mark.parametrize(
