@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import re
 import shutil
 import tarfile
 import tempfile
@@ -40,18 +39,9 @@ REQUIRED = tuple(LIMITS)[:4]
 WHOLE = "whole"
 """Folder of a whole pipeline in an archive. Triton reads none, so it is no model repository."""
 
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _BLOCK = tarfile.BLOCKSIZE
 _CHUNK = 1 << 20
 _END_BYTES = 1 << 20  # zeros that may follow the last member
-
-
-def archive_name(user: str, person: str, version: str) -> str:
-    """The one name of a version. Ids are letters, digits, `-` and `_`, up to 64 of them."""
-    for field, value in (("user", user), ("person", person), ("version", version)):
-        if not _ID.fullmatch(value):
-            raise ArchiveRefused(f"`{field}` {value!r} cannot be part of an archive's name.")
-    return f"{user}/{person}/{version}.tar.gz"
 
 
 def pack(folder: Path, target: Path, triton: Path = PERSON) -> int:

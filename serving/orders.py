@@ -142,6 +142,8 @@ def unpack(packed: Path, into: Path) -> tuple[Order, Path]:
             named = (first.name, second.name) == (ORDER, MODEL)
             if not named or not (first.isreg() and second.isreg()):
                 raise RequestRefused("An order holds order.json and then model.tar.gz.")
+            if first.size + second.size > packed.stat().st_size:
+                raise RequestRefused("The order claims more bytes than it has.")
             if first.size > MAX_ORDER_BYTES:
                 raise RequestRefused(f"order.json has {first.size} bytes: too many.")
             asked, model = tar.extractfile(first), tar.extractfile(second)

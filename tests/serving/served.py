@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import socket
 import threading
 import time
 
@@ -51,6 +53,21 @@ class Endpoint:
             json=ASK if content is None else content,
             headers=JPEG | {"X-Amzn-SageMaker-Target-Model": f"u/p/{name}.tar.gz"} | headers,
         )
+
+    def load_again(self, name):
+        url = str(self.root / name / "model")
+        return self.http.post("/models", json={"model_name": name, "url": url})
+
+    def leave(self, name, content, before=lambda: True):
+        """A client that asks and goes away without an answer, once `before` holds."""
+        body = json.dumps(content).encode()
+        head = (
+            f"POST /models/{name}/invoke HTTP/1.1\r\nHost: x\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", self.port)) as raw:
+            raw.sendall(head.encode() + body)
+            assert before()
 
     def close(self):
         self.http.close()

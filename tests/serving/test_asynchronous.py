@@ -252,6 +252,29 @@ def test_what_is_no_order_is_refused(tmp_path, members):
         orders.unpack(packed, into)
 
 
+def test_an_order_that_claims_more_than_it_holds_writes_nothing(tmp_path, people):
+    """A sparse member may claim gigabytes of zeros in a few bytes."""
+    order = orders.order_of([asked(people["starter"][0])], 60).model_dump_json().encode()
+    packed = tmp_path / "order.tar"
+    with tarfile.open(packed, "w", format=tarfile.PAX_FORMAT) as tar:
+        plain = tarfile.TarInfo("order.json")
+        plain.size = len(order)
+        tar.addfile(plain, io.BytesIO(order))
+        body = b"1\n0\n1\n".ljust(512, b"\0") + b"x"
+        sparse = tarfile.TarInfo("GNUSparseFile.0/model.tar.gz")
+        sparse.size = len(body)
+        sparse.pax_headers = {
+            "GNU.sparse.major": "1", "GNU.sparse.minor": "0",
+            "GNU.sparse.name": "model.tar.gz", "GNU.sparse.realsize": str(1 << 28),
+        }  # fmt: skip
+        tar.addfile(sparse, io.BytesIO(body))
+    into = tmp_path / "into"
+    into.mkdir()
+    with pytest.raises(RequestRefused, match="claims more bytes"):
+        orders.unpack(packed, into)
+    assert list(into.iterdir()) == []
+
+
 def test_an_order_whose_model_is_another_owners_is_refused(people):
     order = orders.order_of([asked(people["starter"][0])], 60)
     other = order.model_copy(update={"target": "bob/person-0/v1.tar.gz"})

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import socket
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -269,11 +268,7 @@ def test_an_unforeseen_fault_is_500_with_an_id_and_no_details(loaded):
 def test_a_client_that_goes_away_stops_its_drawing(loaded):
     gate = Gate(loaded.engine.drawer)
     gate.shut()
-    body = json.dumps(ASK | {"num_inference_steps": 200}).encode()
-    with socket.create_connection(("127.0.0.1", loaded.port)) as raw:
-        head = f"POST /models/hash0/invoke HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        raw.sendall(head.encode() + body)
-        assert gate.reached.wait(LONG_S)
+    loaded.leave("hash0", ASK | {"num_inference_steps": 200}, lambda: gate.reached.wait(LONG_S))
     until = time.monotonic() + LONG_S
     while not all(ticket.stopped for ticket in loaded.engine.requests._drawing):
         assert time.monotonic() < until, "nobody noticed that the client went away"
@@ -325,7 +320,16 @@ def mixed_faults(serve, people, turns: int, warm: int) -> list[int]:
         assert endpoint.load(people["starter"][n], name).status_code == 200
         assert endpoint.load(people["sd15"][n], name + "x").status_code == 400
         assert endpoint.invoke(name).status_code == 200
+        assert endpoint.load_again(name).status_code == 409
         assert endpoint.invoke(name, ASK | {"width": 9}).status_code == 400
+        assert endpoint.invoke(name, ASK | {"prompt": "a" * 10_000}).status_code == 400
+        if turn % 3 == 0:
+            endpoint.leave(name, ASK | {"num_inference_steps": 200})
+        torn = endpoint.unpacked(people["starter"][n], name + "t")
+        weights = Path(torn) / "person" / "1" / WEIGHTS
+        weights.write_bytes(weights.read_bytes()[: 100 + turn])
+        answer = endpoint.http.post("/models", json={"model_name": name + "t", "url": torn})
+        assert answer.status_code == 400
         assert endpoint.http.delete(f"/models/{name}").status_code == 200
         assert endpoint.invoke(name).status_code == 404
         for folder in endpoint.root.iterdir():
@@ -333,7 +337,10 @@ def mixed_faults(serve, people, turns: int, warm: int) -> list[int]:
         if turn >= warm and turn % (turns // 8) == 0:
             sizes.append(process.memory_info().rss)
     assert endpoint.http.get("/ping").status_code == 200
-    assert endpoint.engine.drawer.bank.used_bytes == 0
+    until = time.monotonic() + LONG_S
+    while endpoint.engine.drawer.bank.used_bytes:
+        assert time.monotonic() < until, "who went away is still held"
+        time.sleep(0.01)
     return sizes
 
 
