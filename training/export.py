@@ -177,6 +177,7 @@ def model_card(
     tags += {"sdxl": ["stable-diffusion-xl"], "starter": []}.get(family, ["stable-diffusion"])
     facts = {
         "Base": f"{request.base.id} ({family})",
+        "Base revision": request.base.revision or "shipped with this studio, or the host's own",
         "Base weights (SHA-256)": request.base.sha256,
         "Word": f"`{request.token}` in this studio, `{placeholder(request.token)}` elsewhere",
         "Resolution": f"{adapter['resolution']} px",

@@ -44,7 +44,7 @@ class Member:
                 "compare_s",
             },
         )  # fmt: skip
-        facts["base"].pop("folder")
+        del facts["base"]["folder"], facts["base"]["revision"]
         facts["photos"] = [[photo.path.name, photo.crop] for photo in self.request.photos]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -258,6 +258,7 @@ class Learning:
                 family=base.family,
                 folder=base.folder,
                 sha256=self._parts.bases.sha256(base.id),
+                revision=base.revision,
             ),
             photos=photos,
             run_folder=folder / "run",

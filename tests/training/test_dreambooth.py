@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
 import shutil
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
 
 from tests.training.runs import request
 from training import dreambooth, session
@@ -250,6 +253,31 @@ def test_who_is_told_to_leave_takes_nobodys_previews_along(ask):
     assert run(one, two) == dreambooth.INTERRUPTED
     for asked in (one, two):
         assert [shown.step for shown in read_status(asked.run_folder).previews][:1] == [1]
+
+
+def test_what_does_not_learn_is_cached_and_let_go(ask):
+    def encoders() -> int:
+        return sum(type(thing) is AutoencoderKL for thing in gc.get_objects())
+
+    before, called, living = encoders(), [], []
+
+    def note(module, _inputs) -> None:
+        if isinstance(module, UNet2DConditionModel) and torch.is_grad_enabled():
+            called.append("unet")
+            if not living:  # looking takes long
+                living.append(encoders())
+        elif isinstance(module, CLIPTextModel):
+            called.append("text")
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        assert run(ask("starter", steps=12, preview_every=1000)) == dreambooth.DONE
+    finally:
+        hook.remove()
+    assert living == [before], "photos and class pictures were encoded once"
+    learned = called[: len(called) - called[::-1].index("unet")]
+    assert learned[:2] == ["text", "unet"], "a word that learns is encoded at each step"
+    assert learned[-3:] == ["unet"] * 3, "a settled one is not"
 
 
 def test_without_a_class_folder_the_trainer_draws_its_own(ask):

@@ -34,6 +34,8 @@ def exported(bases, tmp_path):
     def make(family: str, *, text_encoder: bool = False):
         parts = load_parts(bases[family], family)
         asked = request(bases[family], family, tmp_path / f"run-{family}", rank=4)
+        base = asked.base.model_copy(update={"revision": "0123abc"})
+        asked = asked.model_copy(update={"base": base})
         recipe = plan(asked)
         draw = torch.Generator().manual_seed(1)
         state, models = {}, [("unet", parts.unet, recipe.targets)]
@@ -177,6 +179,7 @@ def test_cards_name_the_base_and_nobody(exported, tmp_path):
     model = exported("sd21")
     card = (model.folder / CARD).read_text()
     assert "base_model: tiny-sd21" in card and model.base_sha256 in card
+    assert "| Base revision | 0123abc |" in card
     assert "v_prediction" in card and "<sks> person" in card
     assert str(tmp_path) not in card
     adapter = json.loads((model.folder / ADAPTER).read_text())
