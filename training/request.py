@@ -28,7 +28,9 @@ class BaseRef(_Shape):
     family: Family
     folder: Path
     sha256: str = Field(description="hash of the base's weights as `diffusion.bases` computes it")
-    revision: str = Field("", description="the commit it was fetched at, where it came from a hub")
+    revision: str = Field(
+        default="", description="the commit it was fetched at, where it came from a hub"
+    )
 
 
 class InstancePhoto(_Shape):
