@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,10 +173,7 @@ class Bank:
     def close(self) -> None:
         """Take everything off the base again."""
         with self._lock:
-            self._detach()
-            self._stacks, self._tokens = {}, None
-            self._layers, self._rank = {}, 0
-            self._seats.clear()
+            self._empty_device()
             self._host.clear()
 
     # -- inside -------------------------------------------------------------------------------
@@ -196,8 +193,13 @@ class Bank:
                 slots.append(BARE)
                 continue
             if seat not in self._seats:
-                self._seats[seat] = self._take_slot(needed)
-                self._put(self._seats[seat], adapter, seat[1])
+                slot = self._take_slot(needed)
+                try:
+                    self._put(slot, adapter, seat[1])
+                except BaseException:
+                    self._free.append(slot)
+                    raise
+                self._seats[seat] = slot
             self._seats.move_to_end(seat)
             slots.append(self._seats[seat])
         return slots
@@ -239,29 +241,38 @@ class Bank:
                 layers[prefix] = layers.get(prefix, frozenset()) | names
         if rank <= self._rank and layers == self._layers:
             return
-        self._detach()
-        self._seats.clear()
-        self._rank = max(rank, self._rank)
-        self._layers = layers
-        self._stacks = {prefix: self._attach(prefix, 1) for prefix in layers}
-        slots = 1 + max(self.batch_rows, MIN_SLOTS, self._device_bytes // self.slot_bytes - 1)
-        self._detach()
-        self._stacks = {prefix: self._attach(prefix, slots) for prefix in layers}
-        self._tokens = TokenBank(self._parts.text_encoders, slots)
+        rank = max(rank, self._rank)
+        self._empty_device()
+        try:
+            self._attach(layers, rank, 1)
+            slots = 1 + max(self.batch_rows, MIN_SLOTS, self._device_bytes // self.slot_bytes - 1)
+            self._empty_device()
+            self._attach(layers, rank, slots)
+            self._tokens = TokenBank(self._parts.text_encoders, slots)
+        except BaseException:
+            self._empty_device()  # a part of the stacks would draw people wrongly
+            raise
+        self._rank, self._layers = rank, layers
         self._free = list(range(slots - 1, BARE, -1))
 
-    def _attach(self, prefix: str, slots: int) -> Stack:
+    def _attach(self, layers: Mapping[str, frozenset[str]], rank: int, slots: int) -> None:
         names = ("text_encoder", "text_encoder_2")
         models = {"unet": self._parts.unet}
         models |= dict(zip(names, self._parts.text_encoders, strict=False))
-        layers = sorted(self._layers[prefix])
-        return attach(models[prefix], layers, slots, self._rank, self._parts.dtype, prefix)
+        dtype = self._parts.dtype
+        for prefix, found in layers.items():
+            self._stacks[prefix] = attach(models[prefix], sorted(found), slots, rank, dtype, prefix)
 
-    def _detach(self) -> None:
+    def _empty_device(self) -> None:
+        """Take everybody, and the room for them, off the base."""
         for stack in self._stacks.values():
             stack.detach()
         if self._tokens is not None:
             self._tokens.detach()
+        self._stacks, self._tokens = {}, None
+        self._layers, self._rank = {}, 0
+        self._seats.clear()
+        self._free = []
 
 
 def _key(folder: Path) -> Key:

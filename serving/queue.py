@@ -104,8 +104,12 @@ class Ticket:
         self._rendered = rendered
         self._error = self._error or error
         self._ended.set()
-        if self._on_end is not None:
+        if self._on_end is None:
+            return
+        try:
             self._on_end(self)
+        except Exception:  # noqa: BLE001 - a caller's hook must not stop other people
+            _LOG.exception("a caller could not be told that a picture is done")
 
 
 class RequestQueue:

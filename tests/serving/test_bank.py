@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import serving.bank
 from diffusion.load import load_parts
+from diffusion.lora import Stack
 from serving.adapter import TOKEN, WEIGHTS
 from serving.bank import BARE, Bank, Wanted
 from serving.errors import AdapterRefused
@@ -181,6 +183,41 @@ def test_more_people_than_places_is_an_error_not_a_mixup(make, people):
     bank = make(device_bytes=0, batch_rows=2)
     with pytest.raises(ValueError, match="do not fit"):
         seat(bank, [Wanted(folder) for folder in people["sd15"][::-1]])
+
+
+@pytest.mark.parametrize("place", ["attach", "TokenBank"])
+def test_no_room_for_wider_stacks_leaves_nobody_half_seated(make, people, monkeypatch, place):
+    bank = make(batch_rows=2)
+    one, two = people["sd15"][0], people["sd15"][5]
+    (slot,) = seat(bank, [Wanted(one)])
+    before = stored(bank, slot)
+    with monkeypatch.context() as patch:
+        full = MemoryError("can't allocate memory")
+        patch.setattr(serving.bank, place, lambda *_given: (_ for _ in ()).throw(full))
+        with pytest.raises(MemoryError):
+            seat(bank, [Wanted(two)])  # of a higher rank
+    slots = seat(bank, [Wanted(one), Wanted(two)])
+    assert BARE not in slots and len(set(slots)) == 2
+    for key, value in before.items():
+        now = stored(bank, slots[0])[key]
+        part = now[:, : value.shape[1]] if "lora_B" in key else now[: value.shape[0]]
+        assert torch.equal(part, value), key
+    assert sum(len(module._forward_hooks) for module in bank._parts.unet.modules()) == len(
+        bank._stacks["unet"].sites
+    )
+
+
+def test_a_person_who_could_not_be_put_is_put_again(make, people, monkeypatch):
+    bank = make(batch_rows=2)
+    seat(bank, [Wanted(people["sd15"][5])])
+    wanted = [Wanted(people["sd15"][0])]
+    with monkeypatch.context() as patch:
+        full = MemoryError("can't allocate memory")
+        patch.setattr(Stack, "load", lambda *_given: (_ for _ in ()).throw(full))
+        with pytest.raises(MemoryError):
+            seat(bank, wanted)
+    (slot,) = seat(bank, wanted)
+    assert any(value.any() for value in stored(bank, slot).values()), "drawn as nobody"
 
 
 def test_a_person_forgotten_while_drawn_stays_until_the_batch_is_done(make, people):

@@ -227,6 +227,17 @@ def test_a_fault_in_a_callers_hook_hurts_only_the_caller(line):
     assert queue.submit(ask("b")).result(LONG_S) is not None
 
 
+def test_a_caller_who_cannot_be_told_of_the_end_stops_nobody(line, caplog):
+    queue = line(batch_rows=2)
+
+    def gone(_ticket):
+        raise RuntimeError("Event loop is closed")
+
+    assert queue.submit(ask("a"), on_end=gone).result(LONG_S) is not None
+    assert queue.submit(ask("b")).result(LONG_S) is not None
+    assert queue.alive and "could not be told" in caplog.text
+
+
 def test_an_unforeseen_fault_fails_its_request_and_the_worker_lives(line, drawer):
     queue = line(batch_rows=4)
 
