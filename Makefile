@@ -39,13 +39,15 @@ lock: .venv/installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv==0.13.9
 	$(BIN)/python locks/make.py
 
-# Every file must have a hash that locks/ knows. torch has none there: which build is right depends
-# on the machine; it is pinned, as without that pip fetches gigabytes of newer CUDA packages.
+# Every file must have a hash that locks/ knows. Which build of torch comes is the index's choice; one
+# that is there already (a build for another CUDA, say) stays. PyPI's Linux build needs cuda.txt, too.
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
-.venv/installed: pyproject.toml constraints.txt locks/run.txt
+.venv/installed: pyproject.toml constraints.txt locks/run.txt locks/torch.txt locks/cuda.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) --require-hashes --no-deps -r locks/run.txt
-	$(INSTALL) -c constraints.txt torch
+	$(INSTALL) --require-hashes --no-deps -r locks/torch.txt
+	if $(BIN)/python -m pip show torch | grep -q nvidia-cudnn-cu13; then \
+	  $(INSTALL) --require-hashes --no-deps -r locks/cuda.txt; fi
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	touch $@
 

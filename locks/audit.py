@@ -36,11 +36,11 @@ class NotAsked(Exception):
 
 
 def locked() -> list[str]:
-    """`name==version` of every locked package and of torch."""
-    texts = [(FOLDER / f"{name}.txt").read_text("utf-8") for name in ("run", "test")]
-    texts.append((FOLDER.parent / "constraints.txt").read_text("utf-8").partition("\ntorch==")[2])
-    pins = re.findall(r"^([\w.-]+==[\w.]+)", "\n".join(texts[:2]), re.M)
-    return [*pins, f"torch=={texts[2].splitlines()[0]}"]
+    """`name==version` of every locked package."""
+    texts = [
+        (FOLDER / f"{name}.txt").read_text("utf-8") for name in ("run", "test", "torch", "cuda")
+    ]
+    return re.findall(r"^([\w.-]+==[\w.]+)", "\n".join(texts), re.M)
 
 
 def asked(pins: Sequence[str]) -> list[str]:
