@@ -39,13 +39,16 @@ lock: .venv/installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv==0.13.9
 	$(BIN)/python locks/make.py
 
-# Every file must have a hash that locks/ knows. Which build of torch comes is the index's choice; one
-# that is there already (a build for another CUDA, say) stays. PyPI's Linux build needs cuda.txt, too.
+# Every file must have a hash that locks/ knows. A torch that is there already (a build for another
+# CUDA, say) stays; else the small build without CUDA comes where the index has it, or PyPI's.
 INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
-.venv/installed: pyproject.toml constraints.txt locks/run.txt locks/torch.txt locks/cuda.txt
+.venv/installed: pyproject.toml constraints.txt $(wildcard locks/*.txt)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) --require-hashes --no-deps -r locks/run.txt
-	$(INSTALL) --require-hashes --no-deps -r locks/torch.txt
+	$(BIN)/python -m pip show torch 2>/dev/null \
+	  | grep -q "^Version: $$(sed -n 's/^torch==//p' constraints.txt)" \
+	  || $(INSTALL) --require-hashes --no-deps -r locks/torch-cpu.txt 2>/dev/null \
+	  || $(INSTALL) --require-hashes --no-deps -r locks/torch.txt
 	if $(BIN)/python -m pip show torch | grep -q nvidia-cudnn-cu13; then \
 	  $(INSTALL) --require-hashes --no-deps -r locks/cuda.txt; fi
 	$(INSTALL) --no-deps --no-build-isolation -e .

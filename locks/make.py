@@ -6,7 +6,7 @@ Run as `make lock`; it asks the package index. Versions are those of constraints
     test.txt   what the tests need besides
     cuda.txt   what PyPI's Linux build of torch needs besides (cuda.in lists it)
 
-torch itself is in torch.txt, by hand: its builds lie on two indexes, and no one lists both.
+torch itself is in torch.txt and torch-cpu.txt, by hand: no index lists all its builds.
 """
 
 from __future__ import annotations

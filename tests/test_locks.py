@@ -61,8 +61,11 @@ def test_every_entry_has_hashes_and_the_version_of_the_constraints():
 
 def test_every_build_of_torch_that_an_install_may_find_is_known():
     """Four Pythons, on Linux for two processors, Windows and macOS; with CUDA and without."""
-    builds = re.findall(r"--hash=sha256:([0-9a-f]{64})", (LOCKS / "torch.txt").read_text("utf-8"))
+    texts = [(LOCKS / name).read_text("utf-8") for name in ("torch.txt", "torch-cpu.txt")]
+    builds = re.findall(r"--hash=sha256:([0-9a-f]{64})", "".join(texts))
     assert len(builds) == len(set(builds)) >= 4 * 7
+    whole, small = (re.search(r"^torch==(\S+)", text, re.M)[1] for text in texts)
+    assert small == f"{whole}+cpu"
     listed = re.findall(r"^[\w.-]+==[\w.]+$", (LOCKS / "cuda.in").read_text("utf-8"), re.M)
     cuda = {f"{name}=={version}" for name, (version, _) in entries().items()}
     assert len(listed) > 10 and cuda.issuperset(listed)
