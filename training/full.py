@@ -41,16 +41,12 @@ class FullLearner(Learner):
             for name, parameter in model.named_parameters()
         ]
 
-    @torch.no_grad()
     def bind(self, slots: Tensor | int | None) -> None:
         """Exchange the base's weights and the person's, if the other ones are in place."""
         if (slots is None) == self._bare:
             return
         for name, parameter in self._named():
-            kept = self._other[name]
-            mine = parameter.detach().clone()
-            parameter.copy_(kept)
-            kept.copy_(mine)
+            parameter.data, self._other[name] = self._other[name], parameter.data
         self._bare = slots is None
 
     def release(self) -> None:

@@ -16,6 +16,7 @@ import torch
 from diffusion.load import TOKENIZER, VAE, Parts, load_parts
 from diffusion.memory import give_back, is_out_of_memory
 from training import checkpoint, dataset, prior
+from training.embedding import Embedding
 from training.errors import NoRoom, TrainingError
 from training.export import export
 from training.full import FullLearner
@@ -119,6 +120,9 @@ class Session:
             word_ids(base, member.request)
             if member.request.class_folder is not None:
                 member.classes = prior.load(member.request.class_folder, self._size)
+            if member.request.embedder is not None:
+                # Judging comes last; what cannot judge must not be found out only then.
+                Embedding(member.request.embedder, torch.device("cpu"))
 
     def _load(self) -> Parts:
         base = self.members[0].request.base

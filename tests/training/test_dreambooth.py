@@ -217,11 +217,11 @@ def unloadable(base: Path, copy: Path) -> Path:
     return copy
 
 
-def test_word_class_pictures_and_kind_of_base_are_refused_before_weights_are_loaded(
-    bases, classes, tmp_path
-):
+def test_what_would_fail_later_is_refused_before_weights_are_loaded(bases, classes, tmp_path):
     base = unloadable(bases["starter"], tmp_path / "base")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
 
     def failure(name: str, **changes) -> str:
         asked = request(base, "starter", tmp_path / name, **changes)
@@ -231,6 +231,8 @@ def test_word_class_pictures_and_kind_of_base_are_refused_before_weights_are_loa
     assert "is damaged" in failure("control", class_folder=classes["starter"])
     assert failure("word", token="qzqz").startswith("`token` is 'qzqz': 'qzqz' is 4 tokens")
     assert "`class_folder` has no prior.json" in failure("set", class_folder=tmp_path / "empty")
+    judge = failure("judge", class_folder=classes["starter"], embedder=tmp_path / "bert")
+    assert judge.startswith("`embedder` is ") and "no CLIP, DINO or DINOv2 model" in judge
     scheduler = base / "scheduler" / "scheduler_config.json"
     settings = json.loads(scheduler.read_text()) | {"prediction_type": "sample"}
     scheduler.write_text(json.dumps(settings))

@@ -8,6 +8,7 @@ import torch
 from diffusion.load import load_parts
 from tests.training.runs import request
 from training.errors import Diverged, RequestRefused
+from training.full import FullLearner
 from training.learner import Learner, rate_share
 from training.moments import Moments
 from training.person import Person, draw_batch
@@ -213,6 +214,34 @@ def test_text_encoder_weights_learn_where_asked(bases, tmp_path):
     for prefix in ("unet.", "text_encoder.", "text_encoder_2."):
         lora_b = [v for k, v in weights.items() if k.startswith(prefix) and "lora_B" in k]
         assert lora_b and any(value.any() for value in lora_b), prefix
+
+
+def test_all_weights_learn_and_the_bases_own_lie_beside(bases, tmp_path):
+    one = person(bases["starter"], "starter", tmp_path, 1)
+    one.request = one.request.model_copy(update={"method": "full"})
+    one.recipe = plan(one.request)
+    parts = load_parts(bases["starter"], "starter")
+    own = {f"unet.{name}": p.detach().clone() for name, p in parts.unet.named_parameters()}
+    full = FullLearner(parts, [one], accelerator_for("cpu"), FP32)
+
+    def now() -> dict[str, torch.Tensor]:
+        return {f"unet.{n}": p.detach().clone() for n, p in parts.unet.named_parameters()}
+
+    def equal(left, right) -> bool:
+        return all(torch.equal(left[name], right[name]) for name in own)
+
+    before = own
+    for _ in range(2):
+        full.step()
+        mine = full.snapshot(0)
+        assert not equal(mine, before), "the person's weights go on learning"
+        full.bind(None)
+        assert equal(now(), own)
+        full.bind(0)
+        assert equal(now(), mine)
+        before = mine
+    full.release()
+    assert equal(now(), own)
 
 
 def test_accumulated_parts_learn_like_one_batch_of_them(bases, tmp_path):
