@@ -29,6 +29,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion.bases import weights_sha256
@@ -109,7 +110,7 @@ def make_app(
             await run_in_threadpool(models.release, loaded)
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    app.state.stop = models.stop
+    app.state.models = models
 
     @app.get("/ping")
     async def ping() -> Response:
@@ -304,6 +305,7 @@ def _add_errors(app: FastAPI) -> None:
         EngineError: known,
         HTTPException: unknown,
         _Gone: gone,
+        ClientDisconnect: gone,
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
@@ -316,7 +318,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         app = self.config.app
         assert isinstance(app, FastAPI)
-        await run_in_threadpool(app.state.stop)
+        await run_in_threadpool(app.state.models.stop)
         await super().shutdown(sockets)
 
 

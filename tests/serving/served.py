@@ -79,3 +79,11 @@ def picture(response) -> Image.Image:
     assert response.status_code == 200, response.text
     (first, *_) = response.json()["generated_images"]
     return Image.open(io.BytesIO(base64.b64decode(first)))
+
+
+def until(condition):
+    """Wait for a condition that comes within a minute."""
+    deadline = time.monotonic() + LONG_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import threading
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from serving.adapter import WEIGHTS
 from serving.models import PAGE
 from serving.payloads import MAX_BODY_BYTES
-from tests.serving.served import ASK, JPEG, picture
+from tests.serving.served import ASK, JPEG, picture, until
 from tests.serving.test_queue import LONG_S, Gate
 from tests.tiny_adapters import write_card
 
@@ -269,14 +270,22 @@ def test_a_client_that_goes_away_stops_its_drawing(loaded):
     gate = Gate(loaded.engine.drawer)
     gate.shut()
     loaded.leave("hash0", ASK | {"num_inference_steps": 200}, lambda: gate.reached.wait(LONG_S))
-    until = time.monotonic() + LONG_S
-    while not all(ticket.stopped for ticket in loaded.engine.requests._drawing):
-        assert time.monotonic() < until, "nobody noticed that the client went away"
-        time.sleep(0.01)
+    until(lambda: all(ticket.stopped for ticket in loaded.engine.requests._drawing))
     before = len(gate.batches)
     gate.remove()
     assert loaded.invoke("hash1").status_code == 200
     assert len(gate.batches) - before <= 10
+
+
+def test_a_client_that_goes_away_within_its_body_is_no_fault(loaded, caplog):
+    head = "POST /models/hash0/invoke HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
+    uses = loaded.server.config.app.state.models._uses
+    with socket.create_connection(("127.0.0.1", loaded.port)) as raw:
+        raw.sendall(head.encode())
+        until(uses.total)
+    until(lambda: not uses.total())
+    assert loaded.http.get("/ping").status_code == 200
+    assert "fault" not in caplog.text
 
 
 def test_a_full_line_is_503_with_a_time(serve, people):
@@ -337,10 +346,7 @@ def mixed_faults(serve, people, turns: int, warm: int) -> list[int]:
         if turn >= warm and turn % (turns // 8) == 0:
             sizes.append(process.memory_info().rss)
     assert endpoint.http.get("/ping").status_code == 200
-    until = time.monotonic() + LONG_S
-    while endpoint.engine.drawer.bank.used_bytes:
-        assert time.monotonic() < until, "who went away is still held"
-        time.sleep(0.01)
+    until(lambda: not endpoint.engine.drawer.bank.used_bytes)
     return sizes
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 
 import pytest
 
 from serving.whole import open_whole
-from tests.serving.served import ASK, Endpoint, picture
+from tests.serving.served import ASK, Endpoint, picture, until
 from tests.serving.test_queue import LONG_S, Gate
 from tests.tiny_adapters import write_card
 
@@ -37,13 +36,6 @@ class Calls:
         for thread in self._threads:
             thread.join(LONG_S)
         return [self.answers[number].status_code for number in range(len(self._threads))]
-
-
-def until(condition) -> None:
-    deadline = time.monotonic() + LONG_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def held(endpoint: Endpoint, name: str, engine=None) -> tuple[Gate, Calls]:
