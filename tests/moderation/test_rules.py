@@ -29,7 +29,13 @@ def labels(text: str) -> set[str]:
      "rapeseed field", "hot dog", "an assassin's hood", "bass guitar", "cocktail dress", "peacock",
      "a trump card", "a bleeding heart flower", "virgin olive oil", "bare feet in the sand",
      "cock of the walk", "an ox and ass by the manger", "a tit bird on a branch", "paint stripper can",
-     "an enfant terrible of fashion", "an orang utan", "a piña colada", "yin and yang", "una and leo in los angeles"],
+     "an enfant terrible of fashion", "an orang utan", "a piña colada", "yin and yang", "una and leo in los angeles",
+     "a vampire slayer with a wooden stake", "panna cotta", "in front of the tate modern", "milford sound",
+     "Nina, Pippa and Anushka", "a brutalist building", "the transept of a church", "a viol player",
+     "David Lynch style", "smiling fondly", "a satan mask on a wall", "conchas and coffee", "a sommelier with a Negroni",
+     "Blüten im Haar", "bunte Bänder", "zu dritt am See", "zwei Kamine", "ein Drache mit zwei Köpfen",
+     "ein Vollblut auf der Koppel", "nackter Beton", "breastfeeding her baby", "taking off his hat",
+     "blood, sweat and tears tour poster", "a naked wedding cake", "a shirtless man"],
 )  # fmt: skip
 def test_ordinary_words_pass(text: str) -> None:
     assert labels(text) == set()
@@ -41,6 +47,9 @@ def test_ordinary_words_pass(text: str) -> None:
         ("a nude woman", "sexual"),
         ("NUDES please", "sexual"),
         ("her areolas", "sexual"),
+        ("a shirtless woman", "sexual"),
+        ("a woman in a bikini", "swimwear"),
+        ("eine Frau im Badeanzug", "swimwear"),
         ("a severed head on a plate", "violent"),
         ("man covered in blood", "violent"),
         ("a woman without a shirt", "sexual"),
