@@ -72,6 +72,11 @@ _INSIDE = re.compile(r"(?<=[a-z])[._\-*'·•|/\\~^+=]{1,2}(?=[a-z])")
 _LONG_RUN = re.compile(r"([^\W\d_])\1{2,}")
 _PAIR = re.compile(r"([^\W\d_])\1+")
 _VOWEL = re.compile(r"[aeiou]+")
+_STRETCHED = re.compile(r"([^\W\d_])\1\1|aa|ii|uu")
+_DOUBTFUL_WORD = re.compile(r"[^\W\d_]*(?:([^\W\d_])\1\1|([aeiou])\2)[^\W\d_]*")
+_MOST_RUNS = 3
+_LONGEST_WORD = 15
+"""More letters in a row, written apart, are words whose ends are lost."""
 
 
 @dataclass(frozen=True)
@@ -235,13 +240,38 @@ def _joined(plain: str) -> tuple[str, tuple[str, ...]]:
 def _stretched(plain: str) -> bool:
     vowels = _VOWEL.findall(plain)
     doubled = sum(1 for v in vowels if re.search(r"(.)\1", v))
-    return bool(_LONG_RUN.search(plain)) or (doubled >= 3 and doubled * 2 > len(vowels))
+    return bool(_STRETCHED.search(plain)) or (doubled >= 3 and doubled * 2 > len(vowels))
+
+
+def _shortened(plain: str) -> list[str]:
+    """Readings of a text whose letters were repeated: `seeeexy teeeeeen`."""
+    unit = min((len(run[0]) for run in _LONG_RUN.finditer(plain)), default=1)
+    readings = [
+        _LONG_RUN.sub(r"\1\1", plain),
+        _LONG_RUN.sub(r"\1", plain),
+        _PAIR.sub(r"\1", plain),
+        # All letters repeated as often: six of them were two.
+        _LONG_RUN.sub(lambda run: run[1] * min(2, round(len(run[0]) / unit)), plain),
+        _DOUBTFUL_WORD.sub(lambda word: " ".join(_forms(word[0])), plain),
+    ]
+    return list(dict.fromkeys(readings))
+
+
+def _forms(word: str) -> list[str]:
+    """What a stretched word may have been: each run of a letter one or two of them."""
+    forms = [""]
+    end = 0
+    for number, run in enumerate(_PAIR.finditer(word)):
+        kept = (run[1], 2 * run[1]) if number < _MOST_RUNS else (run[1],)
+        forms = [form + word[end : run.start()] + letters for form in forms for letters in kept]
+        end = run.end()
+    return [form + word[end:] for form in forms]
 
 
 def _signs(raw: str, encoder: str, runs: tuple[str, ...]) -> tuple[str, ...]:
     signs = []
     letters = sum(c.isalpha() for c in encoder)
-    if runs and sum(map(len, runs)) >= max(6, letters // 2):
+    if max(map(len, runs), default=0) > _LONGEST_WORD and sum(map(len, runs)) >= letters // 2:
         signs.append("letters apart")
     if not encoder.isascii() and any(map(_mixed_scripts, re.findall(r"[^\W\d_]+", encoder))):
         signs.append("mixed scripts")
@@ -289,8 +319,7 @@ def views(text: str) -> Views:
     readings += [joined, joined_leet]
     for reading in (joined, joined_leet):
         if _stretched(reading):
-            readings += [_LONG_RUN.sub(r"\1\1", reading), _LONG_RUN.sub(r"\1", reading)]
-            readings.append(_PAIR.sub(r"\1", reading))
+            readings += _shortened(reading)
     variants = tuple(dict.fromkeys(r for r in readings if r and r != plain))
     runs = tuple(dict.fromkeys((*runs, *leet_runs)))
     return Views(encoder, plain, variants, runs, _signs(text, encoder, runs))

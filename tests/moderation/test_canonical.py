@@ -113,6 +113,15 @@ def test_words_hidden_in_two_ways_at_once_are_still_seen(names: tuple[str, str])
     assert RULES.current().judge(hidden) or hidden.signs
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["teeeeeen striiip", "teeen striiiiiip", "teen striip", "seexy teeeeen", "t33333n str111p",
+     "teeeeeeeeen and s t r i i i p"],
+)  # fmt: skip
+def test_every_run_of_a_letter_is_read_as_one_and_as_two(text: str) -> None:
+    assert "minors" in RULES.current().judge(views(text))
+
+
 @pytest.mark.parametrize("text", ["🅝🅐🅚🅔🅓", "🅽🆄🅳🅴", "🇳🇺🇩🇪", "n*ked", "n**e woman", "p#ssy", "ⓝⓤⓓⓔ"])
 def test_letters_in_discs_and_flags_and_letters_starred_out_are_read(text: str) -> None:
     assert "sexual" in RULES.current().judge(views(text))
