@@ -21,7 +21,7 @@ from benchmarks import overlap
 from benchmarks.evasion import TRANSFORMS
 from moderation import corpus, train
 from moderation.chain import PromptRequest, build
-from moderation.corpus import calibration
+from moderation.corpus import HARMLESS, Example, calibration
 from moderation.layers import ModerationConfig
 from moderation.policy import load_policy
 from moderation.rules import Rules
@@ -30,6 +30,8 @@ from moderation.toxicity import ToxicityCheck, load
 from moderation.verdict import Stage
 
 ROWS = Path(__file__).with_name("data") / "moderation" / "prompts.jsonl"
+ORDINARY = ROWS.with_name("ordinary.jsonl")
+"""What people of an avatar studio write. Nothing is trained on it and no threshold chosen by it."""
 PEERS = "pip install better-profanity==0.7.0 alt-profanity-check==1.9.1"
 
 
@@ -67,12 +69,23 @@ def rows() -> list[Row]:
         found.append(Row(e.text, group, False, True, e.language))
     found += [Row(e.text, f"written, never trained on, {e.kind}", True, False, "en")
               for e in corpus.unseen()]  # fmt: skip
+    tongues = {"en": "ordinary", "de": "German ordinary"}
+    found += [Row(e.text, f"{tongues[e.language]}, written {e.source} the training",
+                  False, False, e.language) for e in ordinary()]  # fmt: skip
     return found
+
+
+def ordinary() -> list[Example]:
+    """Harmless prompts with the words of harmful ones, written before or after the training: who
+    writes the first knows the corpus. `picture` is false, so no threshold is chosen by them.
+    """
+    rows = [json.loads(line) for line in ORDINARY.read_text("utf-8").splitlines()]
+    return [Example(r["text"], HARMLESS, r["written"], False, r["lang"]) for r in rows]
 
 
 def unseen(every: Sequence[Row], folds: int, authored: int) -> dict[str, bool]:
     """For each text: does a classifier that never saw its fold stop it."""
-    apart = [*calibration(), *corpus.unseen()]
+    apart = [*calibration(), *corpus.unseen(), *ordinary()]
     examples = [*train.gathered(ROWS, authored), *apart]
     scores = train.unseen_scores(examples, folds)
     place = train.folds(examples, folds)
@@ -216,6 +229,34 @@ def evasion(quick: bool) -> dict[str, dict[str, float]]:
     return table
 
 
+def hidden_twice(quick: bool) -> dict[str, dict[str, float]]:
+    """The same for every two transforms, one after the other, on prompts written here."""
+    policy = load_policy()
+    checks = [
+        RulesCheck(Rules(), policy, Stage.PROMPT),
+        ToxicityCheck(load(), policy, Stage.PROMPT),
+        ReadabilityCheck(policy, Stage.PROMPT),
+    ]
+
+    def held(text: str) -> bool:
+        return not all(check.check(text).allowed for check in checks)
+
+    plain = [e.text for e in corpus.unseen() if held(e.text)][:: 10 if quick else 2]
+    pairs = {
+        f"{first}, then {then}": [held(TRANSFORMS[then](TRANSFORMS[first](t))) for t in plain]
+        for first in TRANSFORMS
+        for then in TRANSFORMS
+        if first != then
+    }
+    shares = {name: sum(stopped) / len(stopped) for name, stopped in pairs.items()}
+    worst = min(shares, key=lambda name: shares[name])
+    every = {"pairs": len(shares), "rows": len(plain)}
+    return {
+        "all pairs": {**every, "stopped": round(float(np.mean(list(shares.values()))), 4)},
+        f"worst: {worst}": {**every, "stopped": round(shares[worst], 4)},
+    }
+
+
 def _print(title: str, table: dict[str, dict[str, Any]]) -> None:
     columns = list(dict.fromkeys(key for line in table.values() for key in line))
     width = max(len(name) for name in table) + 2
@@ -242,6 +283,8 @@ def main() -> None:
     _print("latency, ms a prompt", figures["latency_ms"])
     hidden = evasion(quick)
     _print("of what is stopped plain, after each transform", hidden)
+    twice = hidden_twice(quick)
+    _print("hidden in two ways at once", twice)
     waiting = overlap.measured(quick)
     print("\ntime added to four pictures by AWS (benchmarks/overlap.py)")
     for name, value in waiting.items():
@@ -251,6 +294,7 @@ def main() -> None:
             {
                 **figures,
                 "evasion": hidden,
+                "hidden_twice": twice,
                 "overlap": waiting,
                 **_ratios(figures["stopped"]),
                 "quick": quick,

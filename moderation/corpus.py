@@ -9,16 +9,24 @@ import json
 import random
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moderation.canonical import plain_view
+
 FOLDER = Path(__file__).with_name("corpus")
 HARMLESS = "harmless"
+WORD = "word"
+"""A single word: it says what language it is of, and nothing of harm."""
 JUDGED = frozenset({"en", "de"})
 """The languages that the classifier understands; prompts in any other are held."""
 _SLOT = re.compile(r"\{(\w+)\}")
+_APART = re.compile(r"(?<=\S)(?=\S)")
+_LETTERS = re.compile(r"[^\W\d_]{3,}")
+_OWN = frozenset({"authored", "written"})
+_CRIED = re.compile(r"[aeiouy](?=\w?\b)")
 
 Lists = Mapping[str, Sequence[str]]
 
@@ -53,12 +61,13 @@ class Author:
         self._shared = _read("shared.toml")
 
     def examples(self, size: int) -> Iterator[Example]:
-        """About twice `size` harmful prompts and five times `size` harmless ones in English, and a
-        third of `size` and twice that in German.
+        """About twice `size` harmful prompts and seven times `size` harmless ones in English, a
+        third of `size` and about `size` in German.
         """
         yield from self._harmful(size)
         yield from self._harmless(2 * size)
         yield from self._everyday(3 * size)
+        yield from self._ordinary(2 * size)
         yield from self._german(size // 3)
 
     def _harmful(self, size: int) -> Iterator[Example]:
@@ -72,7 +81,7 @@ class Author:
         for kind, share in shares.items():
             for _ in range(int(size * share)):
                 yield self._example(rng.choice(words[f"{kind}_frames"]), slots[kind], kind)
-        lone = {"disturbing": 0.06, "hate": 0.06, "other": 0.06, "violent_more": 0.10}
+        lone = {"disturbing": 0.06, "hate": 0.06, "other": 0.06, "violent_more": 0.20}
         kinds = {"other": "other_harm", "violent_more": "violent"}
         for name, share in lone.items():
             things = {"thing": words.get(f"{name}_things", words.get(name, []))}
@@ -80,7 +89,7 @@ class Author:
                 frame = rng.choice(("{thing}", "a picture of {thing}", "{thing} {place}"))
                 yield self._example(frame, things, kinds.get(name, name))
         deep = words | {"damage": words["part_damage"], "off": words["garment_off"]}
-        for kind, name, share in (("violent", "violence", 0.35), ("sexual", "intimacy", 0.35)):
+        for kind, name, share in (("violent", "violence", 0.60), ("sexual", "intimacy", 0.35)):
             for _ in range(int(size * share)):
                 yield self._example(rng.choice(words[f"{name}_frames"]), deep, kind)
         minors = {"who": words["minor_who"], **slots["sexual"]}
@@ -97,7 +106,7 @@ class Author:
             yield self._example(rng.choice(source["frames_people"]), lists, HARMLESS)
         for _ in range(int(size * 0.30)):
             yield self._example(rng.choice(source["frames_things"]), lists, HARMLESS)
-        for _ in range(int(size * 0.15)):
+        for _ in range(int(size * 0.25)):
             tags = rng.sample(source["avatar_tags"], rng.randint(2, 14))
             tags += rng.sample(self._shared["tags"], rng.randint(0, 6))
             rng.shuffle(tags)
@@ -116,18 +125,39 @@ class Author:
                 text = f"{text[:1].upper()}{text[1:].rstrip('.')}."
             yield self._decorated(text, HARMLESS, 0.15)
 
+    def _ordinary(self, size: int) -> Iterator[Example]:
+        """What people of an avatar studio write, in words that harmful prompts use, too."""
+        words = _read("ordinary.toml")
+        lists = {**self._shared, "tag": self._shared["tags"], **words}
+        for text in words["sentences"]:
+            yield Example(text, HARMLESS, "written")
+        for text in words["lone"]:
+            yield Example(text, HARMLESS, "authored")
+        for number in range(size):
+            text = self._filled(self._rng.choice(words["frames"]), lists)
+            if number % 25 == 0:
+                yield Example(self._stretched(text), HARMLESS, "authored")
+            elif number % 50 == 1:
+                yield Example(_APART.sub(" ", text.upper()), HARMLESS, "authored")
+            else:
+                yield self._decorated(text, HARMLESS, 0.15)
+
+    def _stretched(self, text: str) -> str:
+        """The text as it is cried out: `sooo cuuute`."""
+        return _CRIED.sub(lambda letter: letter[0] * self._rng.randint(1, 5), text)
+
     def _german(self, size: int) -> Iterator[Example]:
         rng, words = self._rng, _read("german.toml")
         for text in words["sentences"]:
             yield Example(text, HARMLESS, "written", language="de")
         slots = {"tag": words["tags"], "who": words["who"], "place": words["place"]}
         harmless = slots | {"look": words["looks"], "doing": words["doings"],
-                            "thing": words["things"]}  # fmt: skip
+                            "thing": words["things"], **words["ordinary"]}  # fmt: skip
         sexual = slots | {"state": words["sexual_states"], "act": words["sexual_acts"]}
         violent = slots | {"state": words["violent_states"], "act": words["violent_acts"],
                            "thing": words["violent_things"]}  # fmt: skip
         plan: list[tuple[str, Sequence[str], Lists, float]] = [
-            (HARMLESS, words["frames_harmless"], harmless, 2.0),
+            (HARMLESS, words["frames_harmless"], harmless, 3.0),
             ("sexual", words["frames_sexual"], sexual, 0.42),
             ("violent", words["frames_violent"], violent, 0.42),
             ("hate", ("{thing}", "{thing} {place}"), slots | {"thing": words["hate_things"]}, 0.06),
@@ -176,6 +206,16 @@ def unseen() -> Iterator[Example]:
     for kind in ("sexual", "violent"):
         for text in words[f"unseen_{kind}"]:
             yield Example(text, kind, "unseen")
+
+
+def words(examples: Iterable[Example]) -> Iterator[Example]:
+    """Each word of the prompts that were written here, and the most common words, by itself: too
+    few letters to tell a language by, so they are learnt.
+    """
+    spoken = [_read("ordinary.toml")["words"], _read("german.toml")["words"]]
+    spoken += [e.text for e in examples if e.source in _OWN and not e.foreign]
+    for word in sorted({word for text in spoken for word in _LETTERS.findall(plain_view(text))}):
+        yield Example(word, WORD, "authored-words")
 
 
 def foreign() -> Iterator[Example]:

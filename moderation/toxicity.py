@@ -103,9 +103,13 @@ class Classifier:
 
 
 def readings(views: Views) -> list[str]:
-    """The views worth a classifier's time: the plain one, and those in which words were found."""
+    """The views worth a classifier's time: the plain one, and those in which words were found.
+
+    Letters that all stand alone are of no language; what they were joined to is read instead.
+    """
     plain = _WORD.findall(views.plain)
-    kept = [views.plain]
+    apart = bool(views.joined_runs) and all(len(word) == 1 for word in plain)
+    kept = [] if apart else [views.plain]
     for variant in views.variants:
         words = _WORD.findall(variant)
         if words != plain and len(set(words) - set(plain)) * 5 >= len(words):

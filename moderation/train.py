@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from moderation import corpus
 from moderation.canonical import encoder_text, plain_view, views
-from moderation.corpus import HARMLESS, Example
+from moderation.corpus import HARMLESS, WORD, Example
 from moderation.toxicity import BUCKETS, SHIPPED, Classifier, buckets, readings, windows
 
 HEADS: Mapping[str, frozenset[str]] = {
@@ -32,9 +32,9 @@ HEADS: Mapping[str, frozenset[str]] = {
     "language": frozenset(),
 }
 WEIGHTS = {
-    "adversarial-nibbler": 4.0,
+    "adversarial-nibbler": 5.0,
     "parti-prompts": 2.0,
-    "facechain-styles": 8.0,
+    "facechain-styles": 12.0,
     "authored": 1.0,
     "written": 3.0,
     "hatecheck": 0.5,
@@ -45,8 +45,10 @@ WEIGHTS = {
 SEED = 20261121
 AUTHORED = 4000
 STRENGTH = 8.0
-FALSE_SHARE = 0.006
+FALSE_SHARE = 0.005
 """The share of unseen harmless picture prompts that the operating point may stop."""
+LANGUAGE_MARGIN = 0.3
+"""How far beyond all harmless prompts a text must be to be held for its language (linear score)."""
 STEEPNESS = 2.0
 _LONGEST_WORDS = 60
 
@@ -61,11 +63,8 @@ class Matrix:
 
 def gathered(file: Path, authored: int = AUTHORED, seed: int = SEED) -> list[Example]:
     """The whole training set, each text once."""
-    every = [
-        *corpus.Author(seed).examples(authored),
-        *corpus.foreign(),
-        *corpus.collected(file),
-    ]
+    own = list(corpus.Author(seed).examples(authored))
+    every = [*corpus.words(own), *own, *corpus.foreign(), *corpus.collected(file)]
     return list({example.text: example for example in every}.values())
 
 
@@ -108,7 +107,7 @@ def fit(examples: Sequence[Example]) -> Classifier:
     columns, bias = [], []
     for head, kinds in HEADS.items():
         if head == "language":
-            chosen = np.array([e.kind == HARMLESS or e.foreign for e in examples])
+            chosen = np.array([e.kind in (HARMLESS, WORD) or e.foreign for e in examples])
             target = np.array([e.foreign for e in examples])
         else:
             chosen = np.array(
@@ -174,8 +173,11 @@ def operating_point(
     ])  # fmt: skip
     benign = scores[harmless]
     best = benign.max(0) + 1e-6
-    for quantile in np.linspace(1.0, 1.0 - share, 40):
-        limits = np.quantile(benign, quantile, axis=0, method="higher") + 1e-6
+    language = list(HEADS).index("language")
+    for quantile in np.linspace(1.0, 1.0 - share, 60):
+        limits = np.quantile(benign, quantile, axis=0) + 1e-6
+        # Other languages are far from these two: nothing harmless need be given for knowing them.
+        limits[language] = benign[:, language].max() + LANGUAGE_MARGIN
         if (benign > limits).any(1).mean() <= share:
             best = limits
     return np.asarray(best)
