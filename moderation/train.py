@@ -77,7 +77,8 @@ def matrix(texts: Sequence[str], idf: NDArray[np.float64] | None = None) -> Matr
     """Features of texts; document frequencies are taken from them unless given."""
     from scipy import sparse
 
-    found = [buckets(words_for_training(text)) for text in texts]
+    # Sorted, because the order of a set of words is another in every process.
+    found = [np.sort(buckets(words_for_training(text))) for text in texts]
     if idf is None:
         frequency = np.bincount(np.concatenate(found), minlength=BUCKETS)
         idf = np.log((1 + len(texts)) / (1 + frequency)) + 1.0
