@@ -32,8 +32,10 @@ HELD_BACK = 64
 
 
 def build(recipe: Recipe) -> Any:
-    """An untrained VAE that reduces each side by four."""
+    """A VAE that reduces each side by four: an earlier starter's, or an untrained one."""
     shape = recipe.autoencoder
+    if recipe.start:
+        return diffusers.AutoencoderKL.from_pretrained(recipe.start / "vae").float()
     return diffusers.AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -73,7 +75,7 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Any:
         rate = recipe.autoencoder.learning_rate * min(1.0, (clock.step + 1) / 50)
         for group in optimizer.param_groups:
             group["lr"] = rate * (0.5 * (1 + math.cos(math.pi * progress)) * 0.97 + 0.03)
-        picked = _batch(shown, recipe.autoencoder.batch, progress)
+        picked = _batch(shown, recipe.autoencoder.batch, 1.0 if recipe.start else progress)
         loss, error = _losses(vae, picked)
         _step(optimizer, loss, vae.parameters())
         if clock.step % 100 == 0:
@@ -89,8 +91,11 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Any:
 def tune_decoder(recipe: Recipe, work: Path, steps: int | None = None) -> Any:
     """Go on training the decoder alone, so that latents stay what the denoiser learned.
 
-    It can run beside the denoiser. `work/decoder` always holds the newest state.
+    It can run beside the denoiser. `work/decoder` always holds the newest state; a recipe of no
+    seconds keeps the decoder that was trained together with the encoder.
     """
+    if not recipe.autoencoder.decoder_seconds:
+        return train(recipe, work)
     done, file = work / "decoder", work / "decoder.pt"
     torch.set_num_threads(recipe.autoencoder.threads)
     vae = diffusers.AutoencoderKL.from_pretrained(work / "vae").to(
@@ -179,7 +184,7 @@ def _losses(vae: Any, x: torch.Tensor) -> tuple[torch.Tensor, float]:
     edges = (off[..., 1:] - off[..., :-1]).abs().mean()
     edges = edges + (off[..., 1:, :] - off[..., :-1, :]).abs().mean()
     large = ((latent.float().abs() - LATENT_LIMIT).clamp(min=0) ** 2).mean()
-    return off.abs().mean() + 2 * square + 0.4 * edges + 0.01 * large, square.item()
+    return off.abs().mean() + 2 * square + edges + 0.01 * large, square.item()
 
 
 def _finish(vae: Any, work: Path, done: Path) -> Any:

@@ -50,8 +50,8 @@ and the sample person.
 **Made by** the recipe `recipe.toml` beside this card (seed {seed}), at commit `{commit}`:
 autoencoder {vae_steps} steps in {vae_seconds:.0f} s, decoder alone {decoder_steps} steps in
 {decoder_seconds:.0f} s, UNet and text encoder {unet_steps} steps of {batch} in
-{unet_seconds:.0f} s, on one CPU core ({machine}). Budgets are in seconds, so another machine
-reaches other numbers of steps and weights like these, not the same bits. {start}
+{unet_seconds:.0f} s, with {threads} threads of a CPU ({machine}). Budgets are in seconds, so
+another machine reaches other numbers of steps and weights like these, not the same bits. {start}
 
 **Versions**: {versions}.
 
@@ -85,7 +85,8 @@ def write(recipe: Recipe, folder: Path, reached: dict[str, Any], parameters: int
         decoder_seconds=reached["decoder"]["seconds"],
         unet_steps=reached["denoiser"]["step"],
         unet_seconds=reached["denoiser"]["seconds"],
-        batch=sum(recipe.denoiser.mix(0).counts.values()),
+        batch=sum(recipe.denoiser.mix(0).counts.values()) * recipe.denoiser.threads,
+        threads=recipe.denoiser.threads,
         machine=platform.machine(),
         start=_start(recipe),
         versions=", ".join(f"{name} {version(name)}" for name in PACKAGES),
@@ -94,10 +95,9 @@ def write(recipe: Recipe, folder: Path, reached: dict[str, Any], parameters: int
 
 
 def _start(recipe: Recipe) -> str:
-    earlier = recipe.denoiser.start
-    if earlier is None:
-        return "The UNet began with random weights."
-    return f"The UNet went on from `{earlier.name}`; its attention to text began anew."
+    if recipe.start is None:
+        return "All weights began at random."
+    return f"All weights went on from `{recipe.start.name}`."
 
 
 def _commit() -> str:

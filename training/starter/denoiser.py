@@ -2,12 +2,18 @@
 
 Zero terminal SNR and trailing steps, because drawings have flat backgrounds of any brightness,
 which a schedule that never reaches pure noise cannot draw.
+
+Maps this small do not keep two cores busy, so each thread learns from a batch of its own and the
+gradients are averaged. What is drawn by chance is drawn before, in one place: the threads' turns
+decide nothing.
 """
 
 from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +32,7 @@ from training.starter import (
     reading,
     tokenizer,
 )
-from training.starter.recipe import Recipe
+from training.starter.recipe import Mix, Recipe
 
 diffusers: Any = stock  # its classes are not fully typed
 
@@ -170,22 +176,46 @@ def _captioned(kind: str, recipe: Recipe, words: CLIPTokenizer, count: int) -> t
 
 @dataclass
 class Batch:
-    """Latents, token ids, styles, and which pictures of which set they are, in order."""
+    """Latents, tokens and styles of pictures, which of which set they are, and what chance adds.
+
+    `grain` is the noise and `times` how much of it; the `silent` are drawn without their caption;
+    reading is asked at `place`.
+    """
 
     latents: torch.Tensor
     tokens: torch.Tensor
     styles: torch.Tensor
     picked: dict[str, torch.Tensor]
+    grain: torch.Tensor
+    times: torch.Tensor
+    silent: torch.Tensor
+    place: int
 
 
-def _batch(every: dict[str, Examples], mix: dict[str, int]) -> Batch:
-    picked = {kind: torch.randint(len(every[kind].latents), (n,)) for kind, n in mix.items()}
-    latents = [every[kind].latents[p] for kind, p in picked.items()]
-    tokens = [
-        every[kind].tokens[p, torch.randint(CAPTIONS_EACH, (len(p),))] for kind, p in picked.items()
-    ]
+def _batch(every: dict[str, Examples], mix: Mix, empty_captions: float) -> Batch:
+    picked = {kind: torch.randint(len(every[kind].latents), (n,)) for kind, n in mix.counts.items()}
+    latents = torch.cat([every[kind].latents[p] for kind, p in picked.items()])
+    tokens = torch.cat(
+        [
+            every[kind].tokens[p, torch.randint(CAPTIONS_EACH, (len(p),))]
+            for kind, p in picked.items()
+        ]
+    ).long()
     subjects = [every[kind].subjects[n] for kind, p in picked.items() for n in p.tolist()]
-    return Batch(torch.cat(latents), torch.cat(tokens).long(), focus.of(subjects), picked)
+    last, count = SCHEDULE["num_train_timesteps"], len(latents)
+    times = torch.randint(last, (count,))
+    moved = torch.rand(count) < mix.noisy
+    times[moved] = torch.randint(last // 2, last, (int(moved.sum()),))
+    return Batch(
+        latents,
+        tokens,
+        focus.of(subjects),
+        picked,
+        torch.randn_like(latents),
+        times,
+        torch.rand(count) < empty_captions,
+        int(torch.randint(reading.longest(tokens), tokens.shape[1], (1,))),
+    )
 
 
 def loss_of(
@@ -194,34 +224,25 @@ def loss_of(
     batch: Batch,
     lesson: reading.Lesson,
     empty: torch.Tensor,
-    recipe: Recipe,
     directions: torch.Tensor,
-    late: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean squared error of the predicted velocity at random times, and the loss in reading.
+    """Mean squared error of the predicted velocity, and the loss in reading.
 
     `directions` (styles x D x latent) are those along which the error of the picture that follows
-    from the velocity counts once more. A share `late` of the times comes from the noisier half.
-    `empty` are the tokens of no caption, which the recipe's share of the pictures is drawn with.
+    from the velocity counts once more. `empty` are the tokens of no caption.
     """
-    last, count = SCHEDULE["num_train_timesteps"], len(batch.latents)
-    times = torch.randint(last, (count,))
-    moved = torch.rand(count) < late
-    times[moved] = torch.randint(last // 2, last, (int(moved.sum()),))
-    grain = torch.randn_like(batch.latents)
-    noisy = noise.add_noise(batch.latents, grain, times)
-    silent = torch.rand(count) < recipe.denoiser.empty_captions
-    place = int(torch.randint(reading.longest(batch.tokens), batch.tokens.shape[1], (1,)))
+    times, count = batch.times, len(batch.latents)
+    noisy = noise.add_noise(batch.latents, batch.grain, times)
     with torch.autocast("cpu", torch.bfloat16):
         context = nets.text(torch.cat([batch.tokens, empty])).last_hidden_state
-        said = torch.where(silent[:, None, None], context[-1:], context[:-1])
+        said = torch.where(batch.silent[:, None, None], context[-1:], context[:-1])
         guess = nets.unet(noisy.contiguous(memory_format=torch.channels_last), times, said).sample
-    off = guess.float() - noise.get_velocity(batch.latents, grain, times)
+    off = guess.float() - noise.get_velocity(batch.latents, batch.grain, times)
     # With x = sqrt(a) x_t - sqrt(1 - a) v, the picture is off by sqrt(1 - a) times the velocity.
     wrong = off.flatten(1) * (1 - noise.alphas_cumprod[times]).sqrt()[:, None]
     along = torch.einsum("ndk,nk->nd", directions[batch.styles], wrong)
     error = off.pow(2).mean() + along.pow(2).sum(1).mean()
-    parts = context[:-1, place].float().split([len(p) for p in batch.picked.values()])
+    parts = context[:-1, batch.place].float().split([len(p) for p in batch.picked.values()])
     read = [
         lesson.loss(kind, part, picked) * (len(picked) / count)
         for (kind, picked), part in zip(batch.picked.items(), parts, strict=True)
@@ -235,14 +256,14 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
     every = examples(recipe, work)
     directions = directions_of(every)
     words = tokenizer.train(recipe, work)
-    torch.set_num_threads(shape.threads)
+    torch.set_num_threads(1)
     torch.manual_seed(recipe.seed)
     nets = build(recipe, words)
     lesson = lesson_of(every, recipe)
     state, average = checkpoint.restore(file), copy.deepcopy(nets)
     if state is None:
-        if shape.start:
-            _go_on_from(shape.start, nets.unet)
+        if recipe.start:
+            _go_on_from(recipe.start, nets)
         lesson.teach(nets.text, recipe, steps)
         average.restore(nets.state())
     weights = [*nets.parameters(), *lesson.heads.parameters()]
@@ -265,20 +286,26 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
         learned |= {"heads": lesson.heads.state_dict(), "optimizer": optimizer.state_dict()}
         checkpoint.save(learned | progress, file)
 
+    pool = ThreadPoolExecutor(shape.threads)
+
+    def learn(batch: Batch) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        error, read = loss_of(nets, noise, batch, lesson, empty, along)
+        slopes = torch.autograd.grad(error + recipe.reading.weight * read, weights)
+        return torch.stack([error.detach(), read.detach()]), slopes
+
     for progress in clock:
         rate = shape.learning_rate * min(1.0, (clock.step + 1) / shape.warmup_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate * shape.rate(progress)
-        mix = shape.mix(progress)
-        batch = _batch(every, mix.counts)
         along = directions * shape.focused(progress) ** 0.5
-        error, read = loss_of(nets, noise, batch, lesson, empty, recipe, along, mix.noisy)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(error + recipe.reading.weight * read)
+        mix = shape.mix(progress)
+        batches = [_batch(every, mix, shape.empty_captions) for _ in range(shape.threads)]
+        told, slopes = zip(*pool.map(learn, batches), strict=True)
+        now = torch.stack(told).mean(0)
+        _lead(weights, slopes)
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         _follow(average, nets, min(shape.ema, (1 + clock.step) / (10 + clock.step)))
-        now = torch.stack([error.detach(), read.detach()])
         seen = now if seen is None else seen.lerp(now, 0.01)
         if clock.step % 100 == 0:
             told = f"loss {seen[0]:.4f} reading {seen[1]:.3f}"
@@ -305,11 +332,21 @@ def directions_of(every: dict[str, Examples]) -> torch.Tensor:
     return focus.directions(torch.cat([found.latents for found in every.values()]), subjects)
 
 
-def _go_on_from(folder: Path, unet: Any) -> None:
-    """Take every weight of an earlier UNet that does not look at text."""
-    earlier = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").float()
-    kept = {name: w for name, w in earlier.state_dict().items() if ".attn2." not in name}
-    unet.load_state_dict(kept, strict=False)
+def _go_on_from(folder: Path, nets: Nets) -> None:
+    """Take the weights of an earlier starter."""
+    unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").float()
+    text: Any = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    nets.restore({"unet": unet.state_dict(), "text": text.float().state_dict()})
+
+
+def _lead(weights: list[torch.nn.Parameter], slopes: Sequence[Sequence[torch.Tensor]]) -> None:
+    """Give each weight the mean of what the threads found for it.
+
+    In the weight's own order of memory, because the fused optimizer takes both as they lie: with
+    maps of channels last and slopes of channels first it moves every convolution at random.
+    """
+    for weight, found in zip(weights, zip(*slopes, strict=True), strict=True):
+        weight.grad = torch.empty_like(weight).copy_(torch.stack(found).mean(0))
 
 
 @torch.no_grad()

@@ -13,10 +13,17 @@ from __future__ import annotations
 
 import torch
 
-from training.starter import artwork, pictures, probe
+from training.starter import artwork, palette, pictures, probe
 
 STYLES = (*artwork.DRAWN_STYLES, "photo")
-ATTRIBUTES = ("expression", "facial_hair", "glasses", "hair")
+VALUES: dict[str, list[str]] = {
+    **{
+        name: list(probe.CLASSES[name]) for name in ("expression", "facial_hair", "glasses", "hair")
+    },
+    "skin": list(palette.SKIN),
+}
+"""What the directions show: classes, and skin by the nearest word for it."""
+
 RIDGE = 0.02
 """Added to the within-class variance, as a share of its mean: keeps what is seldom seen small."""
 
@@ -32,15 +39,14 @@ def of(subjects: list[pictures.Subject]) -> torch.Tensor:
 def directions(latents: torch.Tensor, subjects: list[pictures.Subject]) -> torch.Tensor:
     """The discriminants of every attribute: styles x D x latent's size, zero where none holds.
 
-    Along each, pictures that agree in the attribute vary by a deviation of one over the root of the
-    attribute's directions, so that every attribute counts the same.
+    Along each, pictures vary by a deviation of one over the root of the attribute's directions, so
+    that every attribute counts the same.
     """
     flat, style = latents.flatten(1), of(subjects)
-    classes = [probe.truth(subject.person, subject.scene)[0] for subject in subjects]
+    shown = [_named(subject) for subject in subjects]
     found = []
-    for name in ATTRIBUTES:
-        values = probe.CLASSES[name]
-        labels = torch.tensor([values.index(one[name]) for one in classes])
+    for name, values in VALUES.items():
+        labels = torch.tensor([values.index(one[name]) for one in shown])
         rows = [_discriminants(flat[style == n], labels[style == n]) for n in range(len(STYLES))]
         most = len(values) - 1
         padded = [torch.nn.functional.pad(row, (0, 0, 0, most - len(row))) for row in rows]
@@ -48,8 +54,13 @@ def directions(latents: torch.Tensor, subjects: list[pictures.Subject]) -> torch
     return torch.cat(found, 1)
 
 
+def _named(subject: pictures.Subject) -> dict[str, str]:
+    classes, colours = probe.truth(subject.person, subject.scene)
+    return classes | {"skin": palette.word(colours["skin"], palette.SKIN)}
+
+
 def _discriminants(pictured: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Directions between the classes' means, of unit variance within the classes."""
+    """Directions between the classes' means, of unit variance."""
     kept_out = torch.arange(len(labels)) % 5 == 0
     fit, named = pictured[~kept_out], labels[~kept_out]
     present = torch.tensor(sorted(set(named.tolist())))
@@ -63,7 +74,9 @@ def _discriminants(pictured: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
     strength, turn = torch.linalg.eigh(raw @ spread @ raw.T)
     strength, turn = strength[1:], turn[:, 1:]  # the means lie in one dimension fewer
     found = (turn / strength.clamp_min(1e-8).sqrt()).T @ raw
-    return found[_explained(found, pictured, labels, kept_out) > LEAST]
+    found = found[_explained(found, pictured, labels, kept_out) > LEAST]
+    spread_along = ((fit - fit.mean(0)) @ found.T).pow(2).mean(0).sqrt()
+    return found / spread_along[:, None]
 
 
 def _explained(

@@ -82,9 +82,12 @@ class Lesson:
         return self.heads.loss(hidden, self.answers[kind], picked)
 
     def teach(self, text: Any, recipe: Recipe, steps: int | None = None) -> float:
-        """Train the text encoder in place for the recipe's seconds; returns the mean loss."""
+        """Train the text encoder in place for the recipe's seconds; returns the mean loss.
+
+        The encoder of an earlier starter can read: then only the heads, which are new, learn.
+        """
         plan, kinds = recipe.reading, list(self.tokens)
-        weights = [*text.parameters(), *self.heads.parameters()]
+        weights = [*self.heads.parameters()] + ([] if recipe.start else [*text.parameters()])
         optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=1e-2)
         clock = checkpoint.Clock(plan.seconds, 0.0, 0, steps)
         recent, started = 0.0, time.monotonic()

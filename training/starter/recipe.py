@@ -70,13 +70,8 @@ class Mix(Part):
 
 
 class DenoiserRecipe(Part):
-    """Shape and training of the UNet and its text encoder.
+    """Shape and training of the UNet and its text encoder."""
 
-    `start` is the folder of an earlier starter whose UNet is trained on; only its attention to
-    text begins anew, because the text encoder does.
-    """
-
-    start: Path | None = None
     channels: tuple[int, int, int]
     groups: int
     text_width: int
@@ -127,9 +122,14 @@ class ProbeRecipe(Part):
 
 
 class Recipe(Part):
-    """Everything that decides the weights."""
+    """Everything that decides the weights.
+
+    `start` is the folder of an earlier starter of the same shape, whose weights are trained on;
+    without one all begins anew.
+    """
 
     name: str
+    start: Path | None = None
     seed: int
     size_px: int
     pictures: PicturesRecipe

@@ -29,7 +29,9 @@ and of with without no
 
 
 def train(recipe: Recipe, work: Path) -> CLIPTokenizer:
-    """Learn the vocabulary, or load it; it lies in `work/tokenizer`."""
+    """Learn the vocabulary, or load it; it lies in `work/tokenizer`, or where the weights begin."""
+    if recipe.start:
+        return CLIPTokenizer.from_pretrained(recipe.start / "tokenizer")
     done = work / "tokenizer"
     if not (done / "tokenizer_config.json").exists():
         done.mkdir(parents=True, exist_ok=True)
