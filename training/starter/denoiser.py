@@ -300,8 +300,8 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
         along = directions * shape.focused(progress) ** 0.5
         mix = shape.mix(progress)
         batches = [_batch(every, mix, shape.empty_captions) for _ in range(shape.threads)]
-        told, slopes = zip(*pool.map(learn, batches), strict=True)
-        now = torch.stack(told).mean(0)
+        losses, slopes = zip(*pool.map(learn, batches), strict=True)
+        now = torch.stack(losses).mean(0)
         _lead(weights, slopes)
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
