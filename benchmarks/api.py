@@ -103,7 +103,7 @@ def opened(home: Path, picture_s: float) -> TestClient:
     key = f"users/{user.id}/people/{person.id}/models/m"
     model = PersonalModel(
         id=new_id(), user_id=user.id, person_id=person.id, version=1, name="Alex",
-        base_id="starter-1", base_sha256="0" * 64, family="starter", token="sks", key=key,
+        base_id="starter-3", base_sha256="0" * 64, family="starter", token="sks", key=key,
         adapter_bytes=1, steps=1, seconds=1.0, report={}, created_at=now(),
     )  # fmt: skip
     for record in (user, person, model):

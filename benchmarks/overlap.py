@@ -146,7 +146,7 @@ def model_in(parts: Parts) -> PersonalModel:
     person = Person(new_id(), user.id, "Alex", now())
     key = f"users/{user.id}/people/{person.id}/models/{new_id()}"
     parts.storage.put(f"{key}/adapter.safetensors", b"never opened")
-    base = parts.bases.get("starter-2")
+    base = parts.bases.get("starter-3")
     model = PersonalModel(
         new_id(), user.id, person.id, 1, "Alex", base.id, "0" * 64, "starter", "sks", key,
         12, 1, 1.0, {}, now(),

@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few repeats, within three minutes")
-    parser.add_argument("--base", type=Path, default=Path("models/starter-2"))
+    parser.add_argument("--base", type=Path, default=Path("models/starter-3"))
     parser.add_argument("--shape", choices=("sd15", "sdxl"), help="random weights of this shape")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--host-mb", type=int, default=256, help="host memory for adapters")

@@ -24,7 +24,7 @@ from training.starter.persona import held_out_people
 
 diffusers: Any = stock  # its classes are not fully typed
 
-MODEL = Path("models/starter-2")
+MODEL = Path("models/starter-3")
 SEEDS = (1, 2, 3)
 GRID_PEOPLE = 10
 PARTS = ("attributes", "people", "portrait")

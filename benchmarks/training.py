@@ -49,7 +49,7 @@ from training.recipe import default
 from training.request import BaseRef, Family, InstancePhoto, TrainingRequest
 
 PROJECT = Path(__file__).parent.parent
-STARTER = PROJECT / "models" / "starter-2"
+STARTER = PROJECT / "models" / "starter-3"
 PHOTOS, PHOTO_PX, CLASSES = 12, 1024, 12
 RANK, BATCH, SEED = 16, 1, 0
 _STEP = re.compile(rb"Steps:\s+\d+%\|[^|]*\|\s*(\d+)/\d+")

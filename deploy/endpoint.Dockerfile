@@ -2,13 +2,13 @@
 # deploy/triton.Dockerfile; AWS serves many models from one GPU with nothing else. An asynchronous
 # endpoint runs it on GPUs, too: then add --build-arg TORCH_INDEX=https://pypi.org/simple
 #
-#   docker build -f deploy/endpoint.Dockerfile --build-arg BASE=models/starter-2 \
-#     --build-arg BASE_ID=starter-2 --build-arg FAMILY=starter -t avatar-endpoint .
+#   docker build -f deploy/endpoint.Dockerfile --build-arg BASE=models/starter-3 \
+#     --build-arg BASE_ID=starter-3 --build-arg FAMILY=starter -t avatar-endpoint .
 
 FROM python:3.11-slim
 
-ARG BASE=models/starter-2
-ARG BASE_ID=starter-2
+ARG BASE=models/starter-3
+ARG BASE_ID=starter-3
 ARG FAMILY=starter
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 HF_HUB_OFFLINE=1 \

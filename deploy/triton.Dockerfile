@@ -2,15 +2,15 @@
 # `triton` (the studio checks). Never built or run by this project: see docs/aws.md.
 #
 #   docker build -f deploy/triton.Dockerfile --build-arg TRITON=ACCOUNT.dkr.ecr.REGION.amazonaws.com/sagemaker-tritonserver:TAG \
-#     --build-arg BASE=models/starter-2 -t avatar-endpoint-triton .
+#     --build-arg BASE=models/starter-3 -t avatar-endpoint-triton .
 #
 # The account that holds the image in a region is in AWS's list of deep learning containers. For
-# another base than starter-2 change `base_id` and `family` in serving/triton/base/config.pbtxt.
+# another base than starter-3 change `base_id` and `family` in serving/triton/base/config.pbtxt.
 
 ARG TRITON
 FROM ${TRITON}
 
-ARG BASE=models/starter-2
+ARG BASE=models/starter-3
 ENV PIP_NO_CACHE_DIR=1 HF_HUB_OFFLINE=1
 
 LABEL com.amazonaws.sagemaker.capabilities.multi-models=true

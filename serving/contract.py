@@ -2,7 +2,7 @@
 
 Run as:
 
-python -m serving.contract --base models/starter-2 --family starter --base-id starter-2
+python -m serving.contract --base models/starter-3 --family starter --base-id starter-3
 
 Whoever reaches this port draws unjudged pictures, so only the studio's own role may. The platform
 unpacks archives and calls on localhost; model names are its opaque hashes. Contract: AWS's

@@ -21,7 +21,7 @@ DEFAULT = "avatar-studio"
 
 def deploy(
     name: Name = DEFAULT,
-    base: Annotated[str, typer.Option(help="Base that the endpoint's image holds.")] = "starter-2",
+    base: Annotated[str, typer.Option(help="Base that the endpoint's image holds.")] = "starter-3",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A parameter of deploy/api.yaml: Name=value.")
     ] = None,

@@ -123,13 +123,13 @@ def listed(tmp_path: Path, tiny: Path, endpoint: str, **fields: object) -> Path:
 
 def test_the_shipped_list(tmp_path):
     bases = registry(tmp_path)
-    assert [base.id for base in bases.list()] == ["starter-2", "starter-1", "sd15", "sd21", "sdxl"]
+    assert [base.id for base in bases.list()] == ["starter-3", "starter-2", "sd15", "sd21", "sdxl"]
     for base in bases.list()[2:]:
         assert len(base.revision) == 40 and base.licence_url.startswith("https://")
         assert all(not name.endswith((".bin", ".ckpt")) for name in base.files)
         assert set(base.sha256) <= set(base.files.values())
         assert not bases.available(base.id)
-    with pytest.raises(UnknownBase, match=r"'sd99'.*starter-2, starter-1, sd15"):
+    with pytest.raises(UnknownBase, match=r"'sd99'.*starter-3, starter-2, sd15"):
         bases.get("sd99")
 
 

@@ -178,7 +178,7 @@ class Server:
         text = config.read_text()
         for shipped, here in (
             ("/opt/avatar-studio/base", str(base.folder)),
-            ("starter-2", base.id),
+            ("starter-3", base.id),
             ("/opt/ml/models", str(root / "models")),
             ('"auto"', '"cpu"'),
         ):

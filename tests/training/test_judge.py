@@ -33,7 +33,7 @@ from training.recipe import plan
 from training.starter import evaluate, probe, sample
 from training.starter.persona import held_out_people
 
-SHIPPED = Path("models/starter-2")
+SHIPPED = Path("models/starter-3")
 CPU = torch.device("cpu")
 
 

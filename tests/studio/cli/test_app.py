@@ -136,7 +136,7 @@ def test_lists_have_the_promised_fields(terminal):
     styles = terminal.json("styles")["styles"]
     assert len(styles) > 20 and all(set(s) == {"id", "name", "families"} for s in styles)
     bases = terminal.json("bases", "list")["bases"]
-    assert {"starter-2", "sd15", "tiny"} <= {base["id"] for base in bases}
+    assert {"starter-3", "sd15", "tiny"} <= {base["id"] for base in bases}
     fields = {"id", "family", "available", "licence", "memory_gb"}
     assert all(set(base) == fields for base in bases)
 

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 
 from training.starter import evaluate, pictures, recipe
 
-MODEL = Path("models/starter-2")
+MODEL = Path("models/starter-3")
 
 
 @pytest.fixture(scope="module")
