@@ -171,7 +171,7 @@ def test_awss_own_pytorch_container_gets_the_trainer_as_source(cloud, base, tmp_
         values = json.loads((root / "input/config/hyperparameters.json").read_text())
         uri = json.loads(values["sagemaker_submit_directory"])
         with tarfile.open(fileobj=io.BytesIO(cloud.sagemaker.bucket.read(uri))) as tar:
-            tar.extractall(unpacked, filter="data")
+            tar.extractall(unpacked)
         assert json.loads(values["sagemaker_program"]) == "train.py"
         return cloud.jobs.programs["states"](root)
 

@@ -301,7 +301,7 @@ class Endpoints:
     def _unpack(self, uri: str, folder: Path) -> None:
         with tarfile.open(fileobj=io.BytesIO(self.bucket.read(uri))) as tar:
             folder.mkdir(parents=True, exist_ok=True)
-            tar.extractall(folder, filter="data")
+            tar.extractall(folder)
 
     # --- runtime -----------------------------------------------------------------------------
 

@@ -131,12 +131,13 @@ def test_a_style_of_another_family_is_refused_and_the_fitting_ones_are_named(par
 
 
 def test_a_model_whose_base_was_taken_out_says_so_before_anything_begins(parts, house):
-    old = replace(house.model, id="01d", version=9, base_id="starter-0")
+    user = parts.studio.user("long ago")
+    person = parts.studio.add_person(user.id, "A")
+    old = replace(house.model, id="01d", user_id=user.id, person_id=person.id, base_id="starter-0")
     parts.catalog.add(old)
-    before = len(parts.studio.runs(house.user.id))
     with pytest.raises(UserError, match="learned on starter-0, which this studio no longer has"):
-        parts.studio.generate(house.user.id, old.id, style_ids=[house.avatar.style_id])
-    assert len(parts.studio.runs(house.user.id)) == before
+        parts.studio.generate(user.id, old.id, style_ids=[house.avatar.style_id])
+    assert parts.studio.runs(user.id) == []
 
 
 def test_an_empty_text_is_fine_and_a_seed_is_chosen(parts, house):
