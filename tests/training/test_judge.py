@@ -205,14 +205,14 @@ def test_a_folder_without_an_image_model_is_refused_before_anything_is_loaded(ba
 # -- what the base itself tells -------------------------------------------------------------------
 
 
-def test_the_shipped_base_knows_which_prompt_a_picture_belongs_to():
+def test_the_shipped_base_knows_which_prompt_a_picture_belongs_to(tmp_path):
     """True renders in five styles: each belongs to its own style, and not to another's."""
     torch.set_num_threads(1)
     parts = load_parts(SHIPPED, "starter")
     prompts, pictures = zip(*rendered(held_out_people()[2]), strict=True)
     twins = [prompt.replace("sks", "a") for prompt in prompts]
     latents = list(encode_moments(parts, pictures).mean[:, None])
-    asked = request(SHIPPED, "starter", Path("unused"), photos=(), steps=2)
+    asked = request(SHIPPED, "starter", tmp_path / "unused", photos=(), steps=2)
     learner = Learner(parts, [_nobody(asked)], accelerator_for("cpu"), FP32)
     following = Following(learner)
     right = following.share(latents, twins)
