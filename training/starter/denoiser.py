@@ -15,6 +15,7 @@ import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from training.starter import (
     reading,
     tokenizer,
 )
-from training.starter.recipe import Mix, Recipe
+from training.starter.recipe import DenoiserRecipe, Mix, Recipe
 
 diffusers: Any = stock  # its classes are not fully typed
 
@@ -250,6 +251,29 @@ def loss_of(
     return error, torch.stack(read).sum()
 
 
+@dataclass
+class Run:
+    """What a run learns with, and keeps to go on from."""
+
+    nets: Nets
+    average: Nets
+    lesson: reading.Lesson
+    optimizer: torch.optim.Optimizer
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` takes."""
+        learned = {"nets": self.nets.state(), "average": self.average.state()}
+        asked = {"heads": self.lesson.heads.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return learned | asked
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.nets.restore(state["nets"])
+        self.average.restore(state["average"])
+        self.lesson.heads.load_state_dict(state["heads"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
 def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
     """Train, or go on training; `work/denoiser.pt` holds the averaged weights and the state."""
     shape, file = recipe.denoiser, work / "denoiser.pt"
@@ -258,63 +282,60 @@ def train(recipe: Recipe, work: Path, steps: int | None = None) -> Nets:
     words = tokenizer.train(recipe, work)
     torch.set_num_threads(1)
     torch.manual_seed(recipe.seed)
-    nets = build(recipe, words)
-    lesson = lesson_of(every, recipe)
-    state, average = checkpoint.restore(file), copy.deepcopy(nets)
-    if state is None:
+    nets, lesson = build(recipe, words), lesson_of(every, recipe)
+    weights = [*nets.parameters(), *lesson.heads.parameters()]
+    optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
+    run = Run(nets, copy.deepcopy(nets), lesson, optimizer)
+    clock = checkpoint.Clock(shape.seconds, 0.0, 0, steps)
+    if state := checkpoint.restore(file):
+        run.restore(state)
+        clock.spent, clock.step = state["seconds"], state["step"]
+        torch.manual_seed(recipe.seed + clock.step)
+    else:
         if recipe.start:
             _go_on_from(recipe.start, nets)
         lesson.teach(nets.text, recipe, steps)
-        average.restore(nets.state())
-    weights = [*nets.parameters(), *lesson.heads.parameters()]
-    optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
-    clock = checkpoint.Clock(shape.seconds, 0.0, 0, steps)
-    if state:
-        nets.restore(state["nets"])
-        average.restore(state["average"])
-        lesson.heads.load_state_dict(state["heads"])
-        optimizer.load_state_dict(state["optimizer"])
-        clock.spent, clock.step = state["seconds"], state["step"]
-        torch.manual_seed(recipe.seed + clock.step)
+        run.average.restore(nets.state())
     empty = torch.tensor([words("", padding="max_length").input_ids])
     noise = diffusers.DDPMScheduler(**SCHEDULE)
     seen: torch.Tensor | None = None
 
     def keep() -> None:
-        progress = {"seconds": clock.spent, "step": clock.step}
-        learned = {"nets": nets.state(), "average": average.state()}
-        learned |= {"heads": lesson.heads.state_dict(), "optimizer": optimizer.state_dict()}
-        checkpoint.save(learned | progress, file)
+        checkpoint.save(run.state() | {"seconds": clock.spent, "step": clock.step}, file)
 
-    pool = ThreadPoolExecutor(shape.threads)
-
-    def learn(batch: Batch) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    def learn(batch: Batch, along: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         error, read = loss_of(nets, noise, batch, lesson, empty, along)
         slopes = torch.autograd.grad(error + recipe.reading.weight * read, weights)
         return torch.stack([error.detach(), read.detach()]), slopes
 
-    for progress in clock:
-        rate = shape.learning_rate * min(1.0, (clock.step + 1) / shape.warmup_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * shape.rate(progress)
-        along = directions * shape.focused(progress) ** 0.5
-        mix = shape.mix(progress)
-        batches = [_batch(every, mix, shape.empty_captions) for _ in range(shape.threads)]
-        losses, slopes = zip(*pool.map(learn, batches), strict=True)
-        now = torch.stack(losses).mean(0)
-        _lead(weights, slopes)
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        _follow(average, nets, min(shape.ema, (1 + clock.step) / (10 + clock.step)))
-        seen = now if seen is None else seen.lerp(now, 0.01)
-        if clock.step % 100 == 0:
-            told = f"loss {seen[0]:.4f} reading {seen[1]:.3f}"
-            print(f"unet {clock.step} {clock.spent:.0f}s {told}", flush=True)
-        if clock.save_is_due():
-            keep()
+    with ThreadPoolExecutor(shape.threads) as threads:
+        for progress in clock:
+            _set_rate(optimizer, shape, clock.step, progress)
+            along, mix = directions * shape.focused(progress) ** 0.5, shape.mix(progress)
+            batches = [_batch(every, mix, shape.empty_captions) for _ in range(shape.threads)]
+            losses, slopes = zip(*threads.map(learn, batches, repeat(along)), strict=True)
+            _lead(weights, slopes)
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            _follow(run.average, nets, min(shape.ema, (1 + clock.step) / (10 + clock.step)))
+            now = torch.stack(losses).mean(0)
+            seen = now if seen is None else seen.lerp(now, 0.01)
+            if clock.step % 100 == 0:
+                told = f"loss {seen[0]:.4f} reading {seen[1]:.3f}"
+                print(f"unet {clock.step} {clock.spent:.0f}s {told}", flush=True)
+            if clock.save_is_due():
+                keep()
     keep()
     checkpoint.raise_if_stopped()
-    return average
+    return run.average
+
+
+def _set_rate(
+    optimizer: torch.optim.Optimizer, shape: DenoiserRecipe, step: int, progress: float
+) -> None:
+    warm = min(1.0, (step + 1) / shape.warmup_steps)
+    for group in optimizer.param_groups:
+        group["lr"] = shape.learning_rate * warm * shape.rate(progress)
 
 
 def lesson_of(every: dict[str, Examples], recipe: Recipe) -> reading.Lesson:
