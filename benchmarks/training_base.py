@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import diffusers as stock
-import psutil
 import torch
 import transformers
 
@@ -18,46 +15,6 @@ from diffusion.load import load_parts
 
 diffusers: Any = stock  # its classes are not fully typed
 text: Any = transformers
-
-
-def peak_memory_mb(pid: int) -> float:
-    """The most memory a living process has held so far; 0 when that cannot be read.
-
-    Linux's VmHWM starts anew with each program, unlike `ru_maxrss`, which keeps its parent's.
-    """
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU seconds of a living process and its children so far; 0 when that cannot be read.
-
-    On a machine that does other work beside, these tell what a run costs and the clock does not.
-    """
-    spent = 0.0
-    with suppress(psutil.Error):
-        process = psutil.Process(pid)
-        for each in (process, *process.children(recursive=True)):
-            with suppress(psutil.Error):
-                times = each.cpu_times()
-                spent += times.user + times.system
-    return spent
-
-
-def peak_flops(threads: int) -> float:
-    """fp32 operations per CPU second of one thread in a large matrix product, the best of five."""
-    torch.set_num_threads(threads)
-    one, other = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    best = 0.0
-    for _ in range(5):
-        begun = time.process_time()
-        for _ in range(4):
-            torch.mm(one, other)
-        best = max(best, 4 * 2 * 1024**3 / (time.process_time() - begun))
-    return best
 
 
 def full_precision(base: Path, folder: Path) -> Path:
