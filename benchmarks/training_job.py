@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from diffusion.bases import family_of, weights_sha256
-from diffusion.load import load_parts
+from diffusion.load import VAE, load_parts
+from diffusion.memory import give_back
 from training import prior
 from training.recipe import default
 from training.request import BaseRef, Family
@@ -92,7 +93,8 @@ def make_photos(folder: Path) -> Path:
 def _make_class_set(folder: Path, base: Path, family: Family, device: str) -> tuple[Path, int]:
     """A judged class set of smooth random pictures, and its size; nothing has to be drawn."""
     dtype = torch.float16 if device.startswith("cuda") else torch.float32
-    parts = load_parts(base, family, device=device, dtype=dtype)
+    # Nothing has to be drawn, so nothing but the autoencoder is needed.
+    parts = load_parts(base, family, device=device, dtype=dtype, parts={VAE})
     recipe = default(family).model_copy(update={"class_count": CLASSES})
     folder.mkdir(parents=True)
     draw = np.random.default_rng(SEED + 1)
@@ -102,4 +104,6 @@ def _make_class_set(folder: Path, base: Path, family: Family, device: str) -> tu
         coarse.resize(side, Image.Resampling.BICUBIC).save(folder / f"{number:04d}.png")
     prior.draw(parts, recipe, "person", folder, parts.resolution)
     prior.approve(folder, [f"{number:04d}.png" for number in range(CLASSES)])
+    parts.drop(VAE)
+    give_back()
     return folder, parts.resolution
