@@ -23,8 +23,9 @@ TOKENIZER, TEXT_ENCODER, UNET, VAE = "tokenizer", "text_encoder", "unet", "vae"
 SAFETY_CHECKER = "safety_checker"
 ALL_PARTS = frozenset({TOKENIZER, TEXT_ENCODER, UNET, VAE})
 
-_MODEL_WEIGHTS = "diffusion_pytorch_model.safetensors"
-_TEXT_WEIGHTS = "model.safetensors"
+MODEL_WEIGHTS = "diffusion_pytorch_model.safetensors"
+TEXT_WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
 
 
 class PartsError(Exception):
@@ -200,13 +201,13 @@ def _tokenizer(folder: Path, part: str) -> CLIPTokenizer:
 
 def _text_encoder(parts: Parts, suffix: str) -> Any:
     kind = CLIPTextModelWithProjection if suffix else CLIPTextModel
-    return _model(parts, TEXT_ENCODER + suffix, kind, parts.dtype, _TEXT_WEIGHTS)
+    return _model(parts, TEXT_ENCODER + suffix, kind, parts.dtype, TEXT_WEIGHTS)
 
 
 def _model(
-    parts: Parts, part: str, kind: Any, dtype: torch.dtype, weights: str = _MODEL_WEIGHTS
+    parts: Parts, part: str, kind: Any, dtype: torch.dtype, weights: str = MODEL_WEIGHTS
 ) -> Any:
-    _read_json(parts.folder, f"{part}/config.json")
+    _read_json(parts.folder, f"{part}/{CONFIG}")
     _check_weights(parts.folder, part, weights)
     try:
         model, report = kind.from_pretrained(
@@ -231,9 +232,7 @@ def _safety_checker(parts: Parts) -> tuple[torch.nn.Module, Any]:
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPImageProcessor
 
-    checker = _model(
-        parts, SAFETY_CHECKER, StableDiffusionSafetyChecker, parts.dtype, _TEXT_WEIGHTS
-    )
+    checker = _model(parts, SAFETY_CHECKER, StableDiffusionSafetyChecker, parts.dtype, TEXT_WEIGHTS)
     _read_json(parts.folder, "feature_extractor/preprocessor_config.json")
     return checker, CLIPImageProcessor.from_pretrained(
         parts.folder / "feature_extractor", local_files_only=True

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from training.progress import write_atomically
+from training.progress import write_atomically, write_picture
 
 FOLDER, QUESTION, ANSWER = "comparison", "question.json", "answer.json"
 _LOOK_EVERY_S = 0.1
@@ -80,7 +80,7 @@ def answer(run_folder: Path, compare: Compare) -> bool:
 def _keep(folder: Path, name: str, pictures: Sequence[Image.Image]) -> list[str]:
     names = [f"{name}-{number}.png" for number in range(len(pictures))]
     for file, picture in zip(names, pictures, strict=True):
-        picture.save(folder / file)
+        write_picture(folder / file, picture)
     return names
 
 

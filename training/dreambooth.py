@@ -9,7 +9,6 @@ Several requests on one base learn together; each has its own run folder. Exit c
 from __future__ import annotations
 
 import argparse
-import errno
 import fcntl
 import logging
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from training.checks import check_request, check_together, read_request
-from training.errors import RequestRefused, TrainingError
+from training.errors import NoRoom, RequestRefused, TrainingError
 from training.progress import Cancelled, Control, Interrupted, Progress, read_status
 from training.request import Phase, TrainingRequest
 
@@ -76,7 +75,9 @@ def _run(requests: list[TrainingRequest], given: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return BAD_REQUEST if isinstance(error, RequestRefused) else FAILED
     except OSError as error:
-        sentence = _disk_sentence(error)
+        sentence = (
+            f"A file could not be read or written ({error.strerror or type(error).__name__})."
+        )
         _end(progress, Phase.FAILED, sentence)
         print(sentence, file=sys.stderr)
         return FAILED
@@ -154,14 +155,8 @@ def _end(progress: list[Progress], phase: Phase, failure: str | None) -> None:
         if not each.status.phase.terminal:
             try:
                 each.end(phase, failure)
-            except OSError:
+            except (OSError, NoRoom):
                 logging.getLogger(__name__).warning("the status could not be written")
-
-
-def _disk_sentence(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "The disk is full. Free some space, then start the training again."
-    return f"A file could not be read or written ({error.strerror or type(error).__name__})."
 
 
 if __name__ == "__main__":

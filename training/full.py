@@ -6,14 +6,18 @@ is a LoRA, so the result is also given as one, by `training.extract`.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from diffusion.load import CONFIG, MODEL_WEIGHTS, TEXT_WEIGHTS, UNET
 from diffusion.token import TokenBank
 from training.extract import difference
 from training.learner import Learner
+from training.progress import write_atomically
 
 EXTRACTED_RANK = 64  # of the LoRA that stands for the whole difference in serving
 
@@ -23,7 +27,7 @@ class FullLearner(Learner):
     with; `bind(None)` puts them back and `bind(0)` the person's."""
 
     def _attach(self) -> None:
-        self._models: dict[str, Any] = {"unet": self.parts.unet}
+        self._models: dict[str, Any] = {UNET: self.parts.unet}
         if self._recipe.train_text_encoder:
             names = ("text_encoder", "text_encoder_2")
             self._models |= dict(zip(names, self.parts.text_encoders, strict=False))
@@ -90,9 +94,13 @@ class FullLearner(Learner):
             state |= difference(model, before, EXTRACTED_RANK, prefix=prefix).weights
         return state
 
-    def save_whole(self, slot: int, folder: Any) -> None:
+    def save_whole(self, slot: int, folder: Path) -> None:
         """Write the learned models in diffusers' layout below `folder`, in half precision."""
         self.bind(slot)
         for prefix, model in self._models.items():
-            halves = {key: value.half() for key, value in model.state_dict().items()}
-            model.save_pretrained(folder / prefix, state_dict=halves)
+            name = MODEL_WEIGHTS if prefix == UNET else TEXT_WEIGHTS
+            halves = {key: value.half().contiguous() for key, value in model.state_dict().items()}
+            (folder / prefix).mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / prefix / name, save(halves, {"format": "pt"}))
+            config = (self.parts.folder / prefix / CONFIG).read_bytes()
+            write_atomically(folder / prefix / CONFIG, config)

@@ -17,6 +17,7 @@ from diffusion.memory import in_parts
 from diffusion.sampling import Row, sample, schedule_for
 from training.learner import Learner
 from training.prior import negative_embeds
+from training.progress import write_picture
 from training.request import Preview
 
 PREVIEWS = "previews"
@@ -96,7 +97,7 @@ class Painter:
         found = []
         for number, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
             path = folder / f"{person.step:06d}-{number}.png"
-            picture.save(path)
+            write_picture(path, picture)
             found.append(Preview(step=person.step, prompt=prompt, path=path))
         return found
 

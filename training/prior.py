@@ -28,7 +28,7 @@ from diffusion.sampling import Row, Schedule, sample, schedule_for
 from training.errors import BadClassSet, TrainingError
 from training.moments import Moments, encode_moments, load_moments
 from training.precision import accelerator_for, first_choice
-from training.progress import write_atomically
+from training.progress import write_atomically, write_picture
 from training.recipe import Recipe, default
 from training.request import BaseRef, Quality
 
@@ -100,9 +100,7 @@ def draw(
             size,
         )
         for number, picture in zip(numbers, drawn, strict=True):
-            partial = folder / f".{names[number]}.partial"
-            picture.save(partial, format="PNG")
-            partial.replace(folder / names[number])
+            write_picture(folder / names[number], picture)
         if on_picture is not None:
             on_picture(len(names) - len(missing) + start + len(numbers), len(names))
     write_atomically(folder / CAPTIONS, json.dumps(captions, indent=1).encode())

@@ -9,8 +9,11 @@ continue.
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
+import shutil
 import signal
 import statistics
 import time
@@ -20,8 +23,10 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+from PIL import Image
 from pydantic import ValidationError
 
+from training.errors import NoRoom
 from training.request import Phase, Preview, TrainingStatus
 
 STATUS, PAUSE, CANCEL = "status.json", "pause", "cancel"
@@ -165,13 +170,34 @@ def asked_to_leave(run_folder: Path) -> bool:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that readers and crashes see the old or the new one, never a part."""
+    """Write a file so that readers and crashes see the old or the new one, never a part.
+
+    Raises `NoRoom` when the disk is full, naming the file; what was written of it is removed.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        partial.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        raise NoRoom(
+            f"The disk is full: {path.name} needs {len(content) / 1e6:.1f} MB and "
+            f"{free / 1e6:.1f} MB are free. Free some space, then start the training again; it "
+            "continues from its last checkpoint."
+        ) from error
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Write a PNG as `write_atomically` does."""
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    write_atomically(path, content.getvalue())
 
 
 def read_status(run_folder: Path) -> TrainingStatus | None:
