@@ -41,26 +41,28 @@ def write(folder: Path, tensors: dict[str, Tensor], facts: Facts) -> None:
     write_atomically(folder / FILE, content)
 
 
-def read(folder: Path, fingerprint: str) -> tuple[dict[str, Tensor], Facts] | None:
-    """The run's checkpoint, or None when there is none that can be used.
+def facts(folder: Path, fingerprint: str) -> Facts | None:
+    """What is known about the run's checkpoint, or None when there is none that can be used.
 
     Raises `TrainingError` when it belongs to another request: two runs share one folder.
     """
-    path = folder / FILE
-    if not path.is_file():
-        return None
     try:
-        with safe_open(path, framework="pt") as stored:
-            facts = Facts(**json.loads(stored.metadata()["facts"]))
-            tensors: dict[str, Tensor] = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        with safe_open(folder / FILE, framework="pt") as stored:
+            found = Facts(**json.loads(stored.metadata()["facts"]))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None
-    if facts.fingerprint != fingerprint:
+    if found.fingerprint != fingerprint:
         raise TrainingError(
             "`run_id` was already used in this `run_folder` for another request. "
             "Give the run a new id and folder."
         )
-    return tensors, facts
+    return found
+
+
+def read(folder: Path, fingerprint: str) -> tuple[dict[str, Tensor], Facts] | None:
+    """The run's checkpoint; as `facts` with the tensors."""
+    found = facts(folder, fingerprint)
+    return None if found is None else (_tensors(folder / FILE), found)
 
 
 def write_candidate(folder: Path, step: int, kept: dict[str, Tensor]) -> None:
@@ -74,8 +76,7 @@ def read_candidates(folder: Path) -> dict[int, dict[str, Tensor]]:
     """All candidates by step, in order."""
     found: dict[int, dict[str, Tensor]] = {}
     for path in sorted((folder / CANDIDATES).glob("*.safetensors")):
-        with safe_open(path, framework="pt") as stored:
-            found[int(path.stem)] = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        found[int(path.stem)] = _tensors(path)
     return found
 
 
@@ -83,6 +84,11 @@ def drop(folder: Path) -> None:
     """Forget what a run that is over needed to continue, and the candidates not chosen."""
     (folder / FILE).unlink(missing_ok=True)
     shutil.rmtree(folder / CANDIDATES, ignore_errors=True)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as stored:
+        return {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

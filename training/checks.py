@@ -14,15 +14,14 @@ from pathlib import Path
 from PIL import Image
 from pydantic import ValidationError
 
-from diffusion.bases import BaseError, family_of, weights_sha256
+from diffusion.bases import BaseDamaged, BaseError, family_of, weights_sha256
 from training.errors import NoRoom, RequestRefused, TrainingError
-from training.recipe import check_alike, plan
+from training.footprint import GB, Footprint, footprint
+from training.recipe import Recipe, check_alike, plan
 from training.request import REQUEST_VERSION, TrainingRequest
 
 FEWEST_PHOTOS = 2
 SHORTEST_SIDE_PX = 32
-_ROOM_MB = {"lora": 200, "full": 12_000}
-_STARTER_FULL_MB = 400
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 _SHOWN = 80  # characters of a value that a refusal repeats
 
@@ -69,7 +68,7 @@ def check_together(requests: Sequence[TrainingRequest]) -> None:
 
 def check_request(request: TrainingRequest, hash_cache: Path | None = None) -> None:
     """Everything cheap: wishes, photos, base, class folder, room on disk, token and prompts."""
-    plan(request)
+    recipe = plan(request)
     if not 0 <= request.seed < 1 << 63:
         raise RequestRefused("seed", request.seed, "it must be 0 to 2**63 - 1.")
     if not _DEVICE.fullmatch(request.device):
@@ -85,16 +84,21 @@ def check_request(request: TrainingRequest, hash_cache: Path | None = None) -> N
         32 <= request.resolution <= 2048 and request.resolution % 8 == 0
     ):
         raise RequestRefused("resolution", request.resolution, "32 to 2048, divisible by 8.")
-    needed = _ROOM_MB[request.method]
-    if request.method == "full" and request.base.family == "starter":
-        needed = _STARTER_FULL_MB
+    needed = _footprint(request, recipe).disk_gb(recipe)
     request.run_folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(request.run_folder).free / 1e6
+    free = shutil.disk_usage(request.run_folder).free / GB
     if free < needed:
         raise NoRoom(
-            f"`run_folder` has {free:.0f} MB of room; this training writes up to {needed} MB. "
+            f"`run_folder` has {free:.2f} GB of room; this training writes up to {needed:.2f} GB. "
             "Free some space and start again."
         )
+
+
+def _footprint(request: TrainingRequest, recipe: Recipe) -> Footprint:
+    try:
+        return footprint(request.base.folder, recipe)
+    except BaseDamaged as error:
+        raise RequestRefused("base", request.base.id, str(error)) from error
 
 
 def _check_words(request: TrainingRequest) -> None:

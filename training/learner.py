@@ -23,12 +23,12 @@ from training.errors import Diverged, RequestRefused
 from training.loss import Objective, dreambooth
 from training.person import RUNAWAY_WINDOW, Batch, Person, draw_batch
 from training.precision import Precision
+from training.recipe import TEXT_TARGETS
 from training.request import TrainingRequest
 
 _WARM_UP_STEPS = 20
 _LEAST_RATE = 0.05
 _TEXT_PREFIXES = ("text_encoder", "text_encoder_2")
-_TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 _RUNAWAY = 4.0  # a mean loss this many times the first one's (or above this) is divergence
 _ENCODE_ROWS = 32
 
@@ -82,7 +82,7 @@ class Learner:
         self.text_stacks: list[Stack] = []
         if shape.train_text_encoder:
             for encoder, prefix in zip(encoders, _TEXT_PREFIXES, strict=False):
-                made = attach(encoder, _TEXT_TARGETS, count, shape.text_rank, prefix=prefix)
+                made = attach(encoder, TEXT_TARGETS, count, shape.text_rank, prefix=prefix)
                 self.text_stacks.append(made)
         self.words = TokenBank(encoders, count)
         for slot, person in enumerate(self.people):

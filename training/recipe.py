@@ -1,6 +1,7 @@
 """How a person is trained: validated data with the reason for each number.
 
-`plan` turns family, quality, photo count, memory and the request's own wishes into one `Recipe`.
+`plan` turns family, quality, photo count and the request's own wishes into one `Recipe`; `lowered`
+takes it down to what a memory holds, which `training.footprint` tells.
 Knows no files but its own table and no model.
 """
 
@@ -20,8 +21,9 @@ from training.request import Family, Quality, TrainingRequest
 USUAL_PHOTOS = 12
 MOST_RANK = 128
 """The highest rank that is served."""
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+"""The layers of a text encoder that carry an adapter."""
 _STEPS_LOW, _STEPS_HIGH = 0.5, 1.5
-_ROOMY_GB = 40.0  # from here on checkpointing activations only costs time
 
 Share = tuple[float, ...]
 
@@ -31,6 +33,8 @@ class Recipe(BaseModel):
 
     The first `token_steps` teach the person's word with all weights frozen; the following
     `lora_steps` teach the weights with the word frozen. `crops` are shares of the given crop.
+    `row_gb` is what one row of a step keeps for the backward pass at `row_px` pixels in 16 bits,
+    `row_gb_recomputed` the same with checkpointed activations.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,7 +72,10 @@ class Recipe(BaseModel):
     prompts: tuple[str, ...] = Field(min_length=1)
     class_prompts: tuple[str, ...] = Field(min_length=1)
     preview_prompts: tuple[str, ...] = Field(min_length=1)
-    gradient_checkpointing: bool
+    row_px: int = Field(ge=8)
+    row_gb: float = Field(gt=0)
+    row_gb_recomputed: float = Field(gt=0)
+    gradient_checkpointing: bool = False
     train_text_encoder: bool = False
     why: dict[str, str]
 
@@ -76,9 +83,15 @@ class Recipe(BaseModel):
     def steps(self) -> int:
         return self.token_steps + self.lora_steps
 
+    @property
+    def rows(self) -> int:
+        """The most rows that a forward has for one person."""
+        weights = self.batch + (self.prior_batch if self.prior_weight else 0)
+        return max(self.token_batch if self.token_steps else 0, weights)
 
-def plan(request: TrainingRequest, memory_gb: float | None = None) -> Recipe:
-    """The recipe for a request. `memory_gb` is the device's, None when it does not matter (CPU).
+
+def plan(request: TrainingRequest) -> Recipe:
+    """The recipe for a request, as if memory did not matter.
 
     Steps follow the photo count (12 are usual, half to one and a half times the table's number);
     `request.steps` fixes their sum and keeps the stages' proportion. Raises `RequestRefused`.
@@ -105,9 +118,6 @@ def plan(request: TrainingRequest, memory_gb: float | None = None) -> Recipe:
     ):
         if wish is not None:
             rows[field], why[field] = wish, "the request asks for it"
-    if memory_gb is not None and memory_gb >= _ROOMY_GB:
-        rows["gradient_checkpointing"] = False
-        why["gradient_checkpointing"] = f"{memory_gb:.0f} GB of memory need no saving"
     if request.preview_prompts:
         rows["preview_prompts"] = request.preview_prompts
         why["preview_prompts"] = "the request asks for them"
@@ -129,14 +139,14 @@ def default(family: Family, quality: Quality = "balanced") -> Recipe:
 
 
 def step_down(recipe: Recipe) -> tuple[Recipe, str] | None:
-    """The next notch when memory ran out, with the sentence for the person; None when none is left.
+    """The next notch towards less memory, with the sentence for the person; None when none is left.
 
     In order: checkpoint activations; halve the batches and accumulate twice as often, while they
     are even.
     """
     if not recipe.gradient_checkpointing:
         changed = recipe.model_copy(update={"gradient_checkpointing": True})
-        return changed, "Memory ran out; activations are recomputed now (about a third slower)."
+        return changed, "Activations are recomputed now, which is about a third slower."
     halves: dict[str, int] = {}
     if recipe.batch % 2 == 0 and recipe.prior_batch % 2 == 0:
         halves["batch"] = recipe.batch // 2
@@ -147,9 +157,21 @@ def step_down(recipe: Recipe) -> tuple[Recipe, str] | None:
         halves["token_accumulate"] = recipe.token_accumulate * 2
     if not halves:
         return None
-    lowered = recipe.model_copy(update=halves)
-    parts = max(lowered.accumulate, lowered.token_accumulate)
-    return lowered, f"Memory ran out; each step now learns in {parts} parts."
+    parts = max(halves.get("accumulate", 0), halves.get("token_accumulate", 0))
+    return recipe.model_copy(update=halves), f"Each step now learns in {parts} parts."
+
+
+def lowered(recipe: Recipe, downs: int, reason: str) -> tuple[Recipe, list[str]]:
+    """A recipe so many notches down (or as many as there are), with their sentences; `reason` is
+    kept in `why` for what memory decides."""
+    said: list[str] = []
+    for _ in range(downs):
+        if (down := step_down(recipe)) is not None:
+            recipe = down[0]
+            said.append(down[1])
+    decided = ("gradient_checkpointing", "accumulate", "token_accumulate")
+    why = recipe.why | dict.fromkeys(decided, reason)
+    return recipe.model_copy(update={"why": why}), said
 
 
 def check_alike(first: Recipe, other: Recipe) -> None:

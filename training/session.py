@@ -14,11 +14,12 @@ from functools import partial
 import torch
 
 from diffusion.load import TOKENIZER, VAE, Parts, load_parts
-from diffusion.memory import give_back, is_out_of_memory
+from diffusion.memory import free_gb, give_back, is_out_of_memory
 from training import checkpoint, dataset, prior
 from training.embedding import Embedding
-from training.errors import NoRoom, TrainingError
+from training.errors import NoRoom, RequestRefused, TrainingError
 from training.export import export
+from training.footprint import DoesNotFit, Place, footprint
 from training.full import FullLearner
 from training.judge import Judge, Scores, best
 from training.learner import Learner, word_ids
@@ -37,8 +38,8 @@ from training.precision import (
 )
 from training.prior import ClassSet
 from training.progress import Cancelled
-from training.recipe import Recipe, plan, step_down
-from training.request import Phase, Preview, TrainedModel
+from training.recipe import Recipe, lowered, plan, step_down
+from training.request import Phase, Preview, TrainedModel, TrainingRequest
 from training.result import FOLDER
 from training.threads import Threads
 
@@ -62,9 +63,6 @@ class Session:
         self._accelerator = accelerator_for(first.device)
         self._device = self._accelerator.device
         self._precision = first_choice(self._accelerator, whole=first.method == "full")
-        self._memory_gb = None
-        if self._device.type == "cuda":
-            self._memory_gb = torch.cuda.get_device_properties(self._device).total_memory / 1e9
         self._downs = 0
         self._learner: Learner | None = None
         self._size = 0
@@ -92,10 +90,10 @@ class Session:
         for member in self.members:
             member.progress.phase(Phase.PREPARING)
         self._check_base()
+        recipes = self._recipes()
         parts = self._load()
-        for member in self.members:
+        for member, recipe in zip(self.members, recipes, strict=True):
             self._check(member)
-            recipe = plan(member.request, self._memory_gb)
             instances = dataset.build(member.request, recipe, self._size)
             pictures = [instance.picture for instance in instances.learned]
             member.person = Person(
@@ -123,6 +121,40 @@ class Session:
             if member.request.embedder is not None:
                 # Judging comes last; what cannot judge must not be found out only then.
                 Embedding(member.request.embedder, torch.device("cpu"))
+
+    def _recipes(self) -> list[Recipe]:
+        """Everybody's recipe, as far down as the memory that is there asks for. A run that is
+        continued keeps the notches it had, or its rows would differ."""
+        recipes = [plan(member.request) for member in self.members]
+        first = self.members[0]
+        begun = checkpoint.facts(first.folder, first.fingerprint)
+        if begun is not None:
+            self._downs, reason = begun.downs, "It goes on as it began."
+        else:
+            self._downs, reason = self._notches(first.request, recipes[0])
+        _LOG.info("%d notches down: %s", self._downs, reason)
+        found = []
+        for member, recipe in zip(self.members, recipes, strict=True):
+            recipe, said = lowered(recipe, self._downs, reason)
+            for sentence in (reason, *said) if said else ():
+                member.progress.note(sentence)
+            found.append(recipe)
+        return found
+
+    def _notches(self, request: TrainingRequest, recipe: Recipe) -> tuple[int, str]:
+        """Raises `RequestRefused` where a step fits into the free memory at no notch."""
+        base, computed = self._precision.base, self._precision.autocast
+        place = Place(base.itemsize, (computed or base).itemsize, self._device.type == "cpu")
+        counted, free = footprint(request.base.folder, recipe), free_gb(self._device)
+        try:
+            return counted.notches(recipe, self._size, len(self.members), place, free)
+        except DoesNotFit as error:
+            raise RequestRefused(
+                *(("method", "full") if request.method == "full" else ("base", request.base.id)),
+                f"a step of {self._size} pixels takes {error.needed_gb:.1f} GB of memory at the "
+                f"smallest settings and {free:.1f} GB are free. Use a lower `resolution`, a base "
+                "that needs less memory, or a device with more.",
+            ) from error
 
     def _load(self) -> Parts:
         base = self.members[0].request.base
@@ -155,8 +187,6 @@ class Session:
         kept = [checkpoint.read(member.folder, member.fingerprint) for member in self.members]
         if kept[0] is not None:
             self._precision = self._named_precision(kept[0][1].precision)
-            while self._downs < kept[0][1].downs and self._lower():
-                pass
         make = LEARNERS[alive[0].recipe.method]
         self._learner = make(parts, alive, self._accelerator, self._precision)
         if self._device.type == "cpu" and alive[0].recipe.steps >= _LONG_ON_CPU:
@@ -168,8 +198,6 @@ class Session:
                 member.seconds = facts.seconds
                 member.previews = [Preview.model_validate(p) for p in facts.previews]
                 member.progress.previews(member.previews)
-        if all(person.step >= person.recipe.token_steps for person in alive):
-            self._settle_words()
 
     def _choose_pace(self, learner: Learner, threads: int | None) -> None:
         """Time which number of threads and which precision is faster; a run that is resumed goes
@@ -220,8 +248,6 @@ class Session:
         person = member.person
         assert person is not None
         recipe, step = person.recipe, person.step
-        if step == recipe.token_steps:
-            self._settle_words()
         if step in candidate_steps(recipe):
             checkpoint.write_candidate(member.folder, step, self._the_learner().snapshot(slot))
         if step % recipe.preview_every == 0 or step == recipe.steps:
@@ -261,15 +287,6 @@ class Session:
         )
         checkpoint.write(member.folder, self._the_learner().state(slot), facts)
 
-    def _settle_words(self) -> None:
-        """Once every word is settled, the text encoders are only needed for previews; on a GPU
-        they wait in the machine's memory."""
-        learner = self._the_learner()
-        words_done = all(p.step >= p.recipe.token_steps for p in learner.people)
-        if words_done and self._device.type == "cuda" and not learner.text_learns:
-            for slot in range(len(learner.people)):
-                learner.embeds(slot)
-
     def _step_down(self) -> None:
         """Keep where everybody is, let the learner go, and ask less of the memory from here on.
 
@@ -295,6 +312,7 @@ class Session:
                 return False
             member.person.recipe, words = lowered
             if not member.ended:
+                member.progress.note("Memory ran out.")
                 member.progress.note(words)
         self._downs += 1
         return True

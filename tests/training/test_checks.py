@@ -12,6 +12,8 @@ from PIL import Image
 from tests.training.runs import photo, request
 from training.checks import check_request, check_together, read_request
 from training.errors import NoRoom, RequestRefused, TrainingError
+from training.footprint import Footprint
+from training.recipe import default
 from training.request import BaseRef, InstancePhoto
 
 
@@ -127,8 +129,25 @@ def test_people_who_cannot_share_a_run_are_refused_by_field(good):
 def test_a_full_disk_is_named_before_the_start(good, monkeypatch):
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=10_000_000))
-    with pytest.raises(NoRoom, match="10 MB of room"):
+    with pytest.raises(NoRoom, match=r"0\.01 GB of room; this training writes up to 0\.2\d GB"):
         check_request(good())
+
+
+def test_a_full_fine_tune_needs_room_for_its_checkpoints():
+    recipe = default("sd15").model_copy(
+        update={"method": "full", "candidates": 1, "token_steps": 0}
+    )
+    # Checkpoints hold weights and two moments in fp32, and the last is kept until the next is whole.
+    assert 2 * 10.3 < Footprint(1_066_000_000, 859_520_964).disk_gb(recipe) < 32
+
+
+def test_damaged_weights_are_named_before_anything_is_loaded(good, bases, tmp_path):
+    copy = Path(shutil.copytree(bases["starter"], tmp_path / "torn"))
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    torn = BaseRef(id="torn", family="starter", folder=copy, sha256="")
+    said = refusal(good(base=torn))
+    assert said.startswith("`base` is torn: unet/diffusion_pytorch_model.safetensors is damaged")
 
 
 def test_request_files(good, tmp_path):

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from diffusion.memory import in_parts, is_out_of_memory
 from tests.training.runs import request
 from training import dreambooth, session
+from training.footprint import Place, footprint
 from training.progress import read_status
+from training.recipe import lowered, plan
 from training.request import Phase
-from training.result import FOLDER, read_result
+from training.result import FOLDER, WEIGHTS, WORD, read_result
 
-RECOMPUTED = "activations are recomputed now"
+RECOMPUTED = "Activations are recomputed now"
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 CPU = RuntimeError(
     "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"
@@ -115,6 +120,71 @@ def test_what_fits_at_no_notch_ends_with_what_would_help(ask, small_memory, caps
     status = read_status(asked.run_folder)
     assert status.phase is Phase.FAILED
     assert status.failure.startswith("Memory ran out at the smallest settings. Use a lower")
+
+
+@pytest.fixture
+def free_memory(monkeypatch):
+    """Let the machine have only as much memory as a step takes so many notches down."""
+
+    def leave(asked, downs: int) -> None:
+        recipe = lowered(plan(asked), downs, "")[0]
+        told = footprint(asked.base.folder, recipe)
+        needed = told.step_gb(recipe, 32, 1, Place(4, 4, saves=True)) * 1e9 / 0.849
+        left = SimpleNamespace(available=int(needed))
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: left)
+
+    return leave
+
+
+def test_memory_that_is_short_is_seen_beforehand_and_a_resumed_run_keeps_its_plan(
+    ask, free_memory, small_memory
+):
+    calls: list[tuple[bool, int]] = []
+    small_memory(16, 16, CPU, calls)
+    fields = {"resolution": 32, "class_folder": None, "prior_weight": 0.0, "steps": 6}
+    asked = ask(**fields)
+    free_memory(asked, 2)
+    assert start(asked) == dreambooth.DONE
+    assert max(rows for learned, rows in calls if learned) == 2, "four rows were never tried"
+    note = read_status(asked.run_folder).note
+    assert "GB are free. " + RECOMPUTED in note and "learns in 2 parts" in note
+    assert "Memory ran out" not in note
+    again = asked.model_copy(update={"run_folder": asked.run_folder.with_name("again")})
+    calls.clear()
+
+    def interrupt(_model, _inputs) -> None:
+        if sum(learned for learned, _ in calls) == 9:
+            calls.append((False, 0))
+            os.kill(os.getpid(), 15)
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(interrupt)
+    try:
+        assert start(again) == dreambooth.INTERRUPTED
+    finally:
+        hook.remove()
+    free_memory(again, 0)
+    assert start(again) == dreambooth.DONE
+    for name in (WEIGHTS, WORD):
+        whole, broken = (load_file(one.run_folder / FOLDER / name) for one in (asked, again))
+        assert all(torch.equal(value, broken[key]) for key, value in whole.items())
+
+
+def test_what_cannot_fit_is_refused_before_it_is_loaded(ask, monkeypatch, small_memory):
+    calls: list[tuple[bool, int]] = []
+    small_memory(16, 16, CPU, calls)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000_000))
+    for number, (changes, field) in enumerate(
+        (
+            ({}, "`base` is tiny-starter"),
+            ({"method": "full"}, "`method` is full"),
+        )
+    ):
+        asked = ask(run_id=f"run-{number}", resolution=512, class_folder=None, **changes)
+        assert start(asked) == dreambooth.BAD_REQUEST
+        said = read_status(asked.run_folder).failure
+        assert said.startswith(f"{field}: a step of 512 pixels takes ")
+        assert "GB of memory at the smallest settings and 0.0 GB are free. Use a lower" in said
+    assert not calls, "not even class pictures were drawn"
 
 
 def test_another_fault_is_not_taken_for_memory(ask, small_memory):

@@ -32,6 +32,7 @@ def test_the_table_is_valid_and_every_number_has_a_reason():
         recipe = default(family)
         shaped = set(type(recipe).model_fields) - {
             "family", "quality", "method", "prior_weight", "train_text_encoder", "why",
+            "gradient_checkpointing",
         }  # fmt: skip
         assert shaped <= set(recipe.why), family
 
@@ -84,15 +85,10 @@ def test_no_rank_is_learned_that_would_not_be_served():
         plan(ask(rank=MAX_RANK + 1))
 
 
-def test_memory_decides_on_checkpointed_activations():
-    small, large = (plan(ask(family="sdxl"), memory_gb=gb) for gb in (16.0, 80.0))
-    assert small.gradient_checkpointing and not large.gradient_checkpointing
-
-
 def test_each_step_down_says_what_it_costs_until_none_is_left():
     recipe, notches = default("starter"), []
     while (down := step_down(recipe)) is not None:
         recipe, sentence = down
         notches.append((recipe.gradient_checkpointing, recipe.batch, recipe.accumulate))
-        assert sentence.startswith("Memory ran out")
+        assert "recomputed" in sentence or f"learns in {recipe.accumulate} parts" in sentence
     assert notches == [(True, 4, 1), (True, 2, 2), (True, 1, 4)]
