@@ -7,10 +7,12 @@ The folder is what the trainer exports: `adapter.json` (which base it belongs to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,6 +30,13 @@ TOKEN = "learned_embeds.safetensors"
 MAX_RANK = 128
 MAX_BYTES = 512 * 1024 * 1024  # an SDXL adapter of rank 128 in fp16 is about 370 MB
 MAX_CARD_BYTES = 64 * 1024
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+MOST_TIMES = 100.0
+"""How many times larger than the base's own something personal may be: what an adapter adds to a
+layer against the layer's weights (Frobenius norms), and a learned word against the vocabulary's. A
+LoRA is a correction, a fraction of the weights: at a hundred times as much nothing of the base is
+left, and in fp16 activations of some hundreds overflow."""
 
 PREFIXES = ("unet", "text_encoder", "text_encoder_2")
 _ENDINGS = (".lora_A.weight", ".lora_B.weight", ".alpha")
@@ -75,7 +84,8 @@ def read_adapter(folder: Path, base: ServedBase, parts: Parts) -> Adapter:
     """Read and check the adapter in `folder` against the base that is loaded as `parts`.
 
     Raises `AdapterRefused` naming the folder for a missing or damaged file, another base, unknown
-    layers, wrong shapes, values that are not finite, or a size beyond the limits.
+    layers, wrong shapes, values that are not finite or too large for a LoRA, or a size beyond the
+    limits.
     """
     name = folder.name
     card = read_card(folder)
@@ -135,19 +145,19 @@ def _check_base(name: str, card: AdapterCard, base: ServedBase) -> None:
 def _read_tensors(folder: Path, file: str) -> dict[str, Tensor]:
     name = folder.name
     path = folder / file
-    if not path.is_file():
-        raise _refused(name, f"it has no {file}")
-    if path.stat().st_size > MAX_BYTES:
-        raise _refused(name, f"{file} is larger than {MAX_BYTES} bytes")
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise _refused(name, f"{file} is larger than {MAX_BYTES} bytes")
         with safe_open(path, framework="pt") as opened:
             tensors: dict[str, Tensor] = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise _refused(name, f"it has no {file}") from None
     except (SafetensorError, OSError) as error:
         raise _refused(name, f"{file} is damaged ({error})") from error
     if not tensors:
         raise _refused(name, f"{file} holds no weights")
     for key, tensor in tensors.items():
-        if not tensor.is_floating_point():
+        if tensor.dtype not in DTYPES:
             raise _refused(name, f"`{key}` holds {tensor.dtype} instead of decimal numbers")
         if not torch.isfinite(tensor).all():
             raise _refused(name, f"`{key}` holds values that are not finite")
@@ -192,6 +202,46 @@ def _check_pair(name: str, state: Mapping[str, Tensor], key: str, module: nn.Mod
     alpha = state.get(f"{key}.alpha")
     if alpha is not None and alpha.numel() != 1:
         raise _refused(name, f"`{key}.alpha` is not one number")
+    scale = 1.0 if alpha is None else abs(float(alpha)) / rank
+    _check_size(name, key, module, a, b, scale)
+
+
+def _check_size(
+    name: str, key: str, module: nn.Linear | nn.Conv2d, a: Tensor, b: Tensor, scale: float
+) -> None:
+    """What overflows the base's own numbers, or buries its weights, is no LoRA."""
+    dtype = module.weight.dtype
+    largest = max(float(a.abs().max()), float(b.abs().max()) * scale)
+    if largest > torch.finfo(dtype).max:
+        raise _refused(
+            name,
+            f"`{key}` holds values up to {largest:.3g}, but this base computes in "
+            f"{str(dtype).removeprefix('torch.')}, which ends at {torch.finfo(dtype).max:.5g}",
+        )
+    added = _norm(a) * _norm(b) * scale  # no less than the norm of their product
+    own = _own_size(module)
+    if not added <= MOST_TIMES * (1 + own):  # 1: a layer that does nothing may be changed, too
+        raise _refused(
+            name,
+            f"`{key}` adds up to {added:.3g} to a layer whose own weights are {own:.3g} "
+            f"(Frobenius norms); a LoRA adds at most {MOST_TIMES:g} times as much",
+        )
+
+
+_OWN_SIZES: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
+
+
+def _own_size(module: nn.Linear | nn.Conv2d | nn.Embedding) -> float:
+    """Norm of a layer's weights, or of a typical word; reading them all once is enough."""
+    if module not in _OWN_SIZES:
+        size = _norm(module.weight.detach())
+        rows = len(module.weight) if isinstance(module, nn.Embedding) else 1
+        _OWN_SIZES[module] = size / math.sqrt(rows)
+    return _OWN_SIZES[module]
+
+
+def _norm(values: Tensor) -> float:
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64))
 
 
 def _read_token(
@@ -211,4 +261,12 @@ def _read_token(
     found = tuple(vector.numel() for vector in vectors)
     if found != widths:
         raise _refused(name, f"its token's vectors are {found} wide, this base needs {widths}")
+    for vector, encoder in zip(vectors, parts.text_encoders, strict=True):
+        size, own = _norm(vector), _own_size(encoder.get_input_embeddings())
+        if size > MOST_TIMES * own:
+            raise _refused(
+                name,
+                f"its token's vector has size {size:.3g}, and words of this base {own:.3g}; "
+                f"at most {MOST_TIMES:g} times as much can be drawn",
+            )
     return ids, vectors

@@ -117,6 +117,46 @@ def test_values_that_are_not_finite_are_refused(folder, refused, value):
     assert KEY_A in text
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64])
+def test_kinds_of_numbers_that_no_adapter_has_are_refused(folder, refused, dtype):
+    change(folder, lambda t: t.update({KEY_A: t[KEY_A].to(dtype)}))
+    assert str(dtype) in refused(folder)
+
+
+@pytest.mark.parametrize("value", [1e6, 1e30, -3e38])
+def test_weights_that_bury_the_base_are_refused(folder, refused, value):
+    change(folder, lambda t: t[KEY_A].fill_(value))
+    text = refused(folder)
+    assert "Frobenius" in text and KEY_A.removesuffix(".lora_A.weight") in text
+
+
+def test_an_alpha_that_makes_the_weights_huge_is_refused(folder, refused):
+    alpha = KEY_A.replace("lora_A.weight", "alpha")
+    change(folder, lambda t: t.update({alpha: torch.tensor(1e9)}))
+    assert "Frobenius" in refused(folder)
+
+
+def test_weights_that_are_balanced_by_tiny_ones_are_fine_unless_they_overflow(
+    folder, bases, refused
+):
+    def unbalanced(tensors):
+        tensors[KEY_A].mul_(1e6)
+        tensors[KEY_B].mul_(1e-6)
+
+    change(folder, unbalanced)
+    base = bases["sd15"]
+    needed = {"tokenizer", "text_encoder", "unet"}
+    assert read_adapter(folder, base, load_parts(base.folder, "sd15", parts=needed)).rank == 2
+    half = load_parts(base.folder, "sd15", dtype=torch.float16, parts=needed)
+    with pytest.raises(AdapterRefused, match=r"float16, which ends at 65504"):
+        read_adapter(folder, base, half)
+
+
+def test_a_word_far_larger_than_the_vocabulary_is_refused(folder, refused):
+    save_file({"clip_l": torch.full((1, 32), 1e4)}, folder / TOKEN)
+    assert "words of this base" in refused(folder)
+
+
 def test_whole_numbers_are_refused(folder, refused):
     change(folder, lambda t: t.update({KEY_A: t[KEY_A].to(torch.int64)}))
     assert "int64" in refused(folder)
