@@ -92,9 +92,21 @@ def time_ids(parts: Parts, width: int, height: int, rows: int) -> torch.Tensor:
 
 def decode(parts: Parts, latents: torch.Tensor) -> list[Image.Image]:
     """Scaled latents [rows, channels, h, w] to RGB pictures."""
+    return pictures(decode_pixels(parts, latents))
+
+
+def decode_pixels(parts: Parts, latents: torch.Tensor) -> torch.Tensor:
+    """Scaled latents [rows, channels, h, w] to fp32 pixels [rows, 3, height, width], about -1..1.
+
+    Where latents or the decoder overflow, pixels are not finite.
+    """
     vae = parts.vae
     scaled = latents.to(vae.dtype) / vae.config.scaling_factor
-    pixels = vae.decode(scaled).sample.float()
+    return torch.as_tensor(vae.decode(scaled).sample.float())
+
+
+def pictures(pixels: torch.Tensor) -> list[Image.Image]:
+    """Pixels [rows, 3, height, width] in -1..1 to RGB pictures; what lies beyond is cut off."""
     bytes_ = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
     return [Image.fromarray(row) for row in bytes_.permute(0, 2, 3, 1).cpu().numpy()]
 

@@ -20,7 +20,7 @@ from diffusion.load import Parts
 from diffusion.lora import Stack, attach
 from diffusion.token import TokenBank
 from serving.adapter import CARD, WEIGHTS, Adapter, ServedBase, read_adapter
-from serving.errors import AdapterRefused
+from serving.errors import AdapterLost, AdapterRefused
 
 BARE = 0
 MIN_SLOTS = 2
@@ -94,12 +94,13 @@ class Bank:
         return self._host_bytes - self.used_bytes
 
     def adapter(self, folder: Path) -> Adapter:
-        """The checked adapter of a folder, from host memory if it is there.
+        """The checked adapter of a folder, from host memory if it is there, also when its files are
+        gone by then.
 
         Raises `AdapterRefused`; a refused adapter changes nothing in the bank.
         """
         with self._lock:
-            key = _key(folder)
+            key = self._key(folder)
             held = self._host.get(key)
             if held is None:
                 held = read_adapter(folder, self._base, self._parts)
@@ -113,6 +114,17 @@ class Bank:
                 self._shrink()
             self._host.move_to_end(key)
             return held
+
+    def check(self, wanted: Wanted) -> None:
+        """Make sure that who is wanted can be drawn. Nothing is read for who is on the device.
+
+        Raises `AdapterRefused`.
+        """
+        if wanted.folder is None:
+            return
+        with self._lock:
+            if (self._key(wanted.folder), wanted.strength) not in self._seats:
+                self.adapter(wanted.folder)
 
     @torch.inference_mode()
     def forget(self, folder: Path) -> None:
@@ -142,7 +154,8 @@ class Bank:
     def seated(self, wanted: Sequence[Wanted]) -> Iterator[list[int]]:
         """Make everybody in `wanted` resident and keep them there -> their slots (0 is the base).
 
-        Raises `AdapterRefused`. At most `batch_rows` different people fit at once.
+        Nothing is read from disk for who is there already. Raises `AdapterLost`. At most
+        `batch_rows` different people fit at once.
         """
         with torch.inference_mode(), self._lock:
             slots = self._seat(wanted)
@@ -178,31 +191,60 @@ class Bank:
 
     # -- inside -------------------------------------------------------------------------------
 
+    def _key(self, folder: Path) -> Key:
+        """A folder's identity and state: a version that was written again is read again, and one
+        whose files are gone is the one that is held."""
+        path = str(folder.resolve())
+        try:
+            stats = [(folder / file).stat() for file in (CARD, WEIGHTS)]
+        except OSError:
+            held = (*self._host, *(key for key, _ in self._seats))
+            return next((key for key in reversed(held) if key[0] == path), (path, 0, 0))
+        return path, sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)
+
     def _shrink(self) -> None:
         while self.used_bytes > self._host_bytes and len(self._host) > 1:
             self._host.popitem(last=False)
 
     def _seat(self, wanted: Sequence[Wanted]) -> list[int]:
-        adapters = [None if w.folder is None else self.adapter(w.folder) for w in wanted]
-        self._widen([adapter for adapter in adapters if adapter is not None])
-        seats = [None if w.folder is None else (_key(w.folder), w.strength) for w in wanted]
-        needed = {seat for seat in seats if seat is not None}
+        seats = [None if w.folder is None else (self._key(w.folder), w.strength) for w in wanted]
+        folders = {
+            seat: one.folder
+            for seat, one in zip(seats, wanted, strict=True)
+            if seat is not None and one.folder is not None
+        }
+        absent = self._absent(folders)
+        if self._widen(list(absent.values())):
+            absent = self._absent(folders)
         slots = []
-        for seat, adapter in zip(seats, adapters, strict=True):
-            if seat is None or adapter is None:
+        for seat in seats:
+            if seat is None:
                 slots.append(BARE)
                 continue
             if seat not in self._seats:
-                slot = self._take_slot(needed)
+                slot = self._take_slot(set(folders))
                 try:
-                    self._put(slot, adapter, seat[1])
+                    self._put(slot, absent[seat], seat[1])
                 except BaseException:
                     self._free.append(slot)
                     raise
                 self._seats[seat] = slot
             self._seats.move_to_end(seat)
+            if seat[0] in self._host:
+                self._host.move_to_end(seat[0])
             slots.append(self._seats[seat])
         return slots
+
+    def _absent(self, folders: Mapping[Seat, Path]) -> dict[Seat, Adapter]:
+        """The adapters of those who are not on the device yet."""
+        try:
+            return {
+                seat: self.adapter(folder)
+                for seat, folder in folders.items()
+                if seat not in self._seats
+            }
+        except AdapterRefused as error:
+            raise AdapterLost(f"{error} It could when the picture was asked for.") from error
 
     def _take_slot(self, needed: set[Seat]) -> int:
         if self._free:
@@ -232,15 +274,18 @@ class Bank:
         self._empty(slot)
         self._free.append(slot)
 
-    def _widen(self, adapters: Sequence[Adapter]) -> None:
-        """Make room for layers and ranks not met before: new, empty stacks for everybody."""
+    def _widen(self, adapters: Sequence[Adapter]) -> bool:
+        """Make room for layers and ranks not met before: new, empty stacks for everybody.
+
+        Tells whether it did; nobody is on the device then.
+        """
         rank = max((a.rank for a in adapters), default=0)
         layers = dict(self._layers)
         for adapter in adapters:
             for prefix, names in adapter.layers.items():
                 layers[prefix] = layers.get(prefix, frozenset()) | names
         if rank <= self._rank and layers == self._layers:
-            return
+            return False
         rank = max(rank, self._rank)
         self._empty_device()
         try:
@@ -254,6 +299,7 @@ class Bank:
             raise
         self._rank, self._layers = rank, layers
         self._free = list(range(slots - 1, BARE, -1))
+        return True
 
     def _attach(self, layers: Mapping[str, frozenset[str]], rank: int, slots: int) -> None:
         names = ("text_encoder", "text_encoder_2")
@@ -273,19 +319,6 @@ class Bank:
         self._layers, self._rank = {}, 0
         self._seats.clear()
         self._free = []
-
-
-def _key(folder: Path) -> Key:
-    """A folder's identity and state: a version that was written again is read again."""
-    total, newest = 0, 0
-    for file in (CARD, WEIGHTS):
-        try:
-            stat = (folder / file).stat()
-        except OSError:
-            continue
-        total += stat.st_size
-        newest = max(newest, stat.st_mtime_ns)
-    return str(folder.resolve()), total, newest
 
 
 def _index(slots: Sequence[int] | None) -> torch.Tensor | None:

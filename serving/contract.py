@@ -37,11 +37,13 @@ from serving import orders
 from serving.adapter import ServedBase
 from serving.archive import find_adapter
 from serving.errors import (
+    AdapterLost,
     AdapterRefused,
     ArchiveRefused,
     Busy,
     Closed,
     EngineError,
+    NotFinite,
     OutOfMemory,
     RequestRefused,
     TooLate,
@@ -49,7 +51,7 @@ from serving.errors import (
 from serving.fulfilment import fulfil
 from serving.local import LocalEngine
 from serving.models import Loaded, Models, OpenWhole, Refused
-from serving.payloads import MAX_BODY_BYTES, TooLarge, UnknownType, answer, parse
+from serving.payloads import MAX_BODY_BYTES, TooLarge, UnknownType, answer, check_room, parse
 from serving.queue import Ticket
 from serving.request import Rendered
 from serving.whole import open_whole
@@ -62,7 +64,9 @@ _LOG = logging.getLogger(__name__)
 STATUS: tuple[tuple[type[Exception], int], ...] = (
     (TooLarge, 413),
     (UnknownType, 415),
+    (NotFinite, 422),
     (RequestRefused, 400),
+    (AdapterLost, 503),
     (AdapterRefused, 400),
     (ArchiveRefused, 400),
     (Busy, 503),
@@ -91,9 +95,15 @@ def make_app(
     single: Path | None = None,
     open_whole: OpenWhole = open_whole,
 ) -> FastAPI:
-    """The contract's routes. `root` holds unpacked models; `single` serves `/invocations`."""
+    """The contract's routes. `root` holds unpacked models; `single` serves `/invocations`.
+
+    Raises `AdapterRefused` or `ArchiveRefused` for a `single` that cannot be drawn with.
+    """
 
     models = Models(engine, root, open_whole)
+    alone = None if single is None else find_adapter(single)
+    if alone is not None:
+        engine.drawer.bank.adapter(alone)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -157,8 +167,7 @@ def make_app(
     async def invocations(request: Request) -> Response:
         if request.headers.get("Content-Type") == orders.TYPE:
             return await _fulfil(engine, request)
-        folder = None if single is None else find_adapter(single)
-        return await _invoke(engine, request, folder, "")
+        return await _invoke(engine, request, alone, "")
 
     _add_errors(app)
     return app
@@ -191,6 +200,8 @@ async def _invoke(
         adapter=folder,
         owner=owner,
     )
+    job = await run_in_threadpool(engine.drawer.check, call.requests[0])
+    check_room(call, job.width, job.height)  # all pictures of a call have one size
     loop = asyncio.get_running_loop()
     waiting: list[tuple[Ticket, asyncio.Event]] = []
     try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from PIL.Image import Image
 
-from diffusion.conditioning import PromptEmbeds, decode, encode_prompt
+from diffusion.conditioning import PromptEmbeds, decode_pixels, encode_prompt, pictures
 from diffusion.load import Parts, load_parts
 from diffusion.memory import is_out_of_memory
 from diffusion.sampling import (
@@ -28,7 +28,7 @@ from diffusion.sampling import (
 )
 from serving.adapter import ServedBase
 from serving.bank import Bank, Wanted
-from serving.errors import OutOfMemory, RequestRefused
+from serving.errors import EngineError, NotFinite, OutOfMemory, RequestRefused
 from serving.request import GenerationRequest
 
 MAX_PROMPT_CHARS = 2000
@@ -59,10 +59,12 @@ class Job:
 
 @dataclass
 class Drawn:
-    """A job's picture (None where it was stopped) and where its seconds went."""
+    """A job's picture and where its seconds went. Without a picture it was stopped, or `error` says
+    why there is none."""
 
     picture: Image | None
     timings: dict[str, float] = field(default_factory=dict)
+    error: EngineError | None = None
 
 
 JobStep = Callable[[int, int, int], None]  # index of the job, step done, steps in all
@@ -141,8 +143,7 @@ class Drawer:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise RequestRefused(f"`{name}` is no text: {error}.") from error
-        if request.adapter is not None:
-            self.bank.adapter(request.adapter)
+        self.bank.check(Wanted(request.adapter, request.strength))
         return Job(request, width, height, schedule_for(family, request.quality, steps), guidance)
 
     @torch.inference_mode()
@@ -210,14 +211,27 @@ class Drawer:
             encoded = self._now()
             latents = self._denoise(jobs, slots, rows, on_step, stopped)
         denoised = self._now()
-        pictures = [None if row is None else decode(self.parts, row)[0] for row in latents]
+        drawn = [Drawn(None) if row is None else self._decode(row) for row in latents]
         timings = {
             "switch": switched - start,
             "encode": encoded - switched,
             "denoise": denoised - encoded,
             "decode": self._now() - denoised,
         }
-        return [Drawn(picture, dict(timings)) for picture in pictures]
+        for one in drawn:
+            one.timings = dict(timings)
+        return drawn
+
+    def _decode(self, row: torch.Tensor) -> Drawn:
+        pixels = decode_pixels(self.parts, row)
+        if torch.isfinite(pixels).all():
+            return Drawn(pictures(pixels)[0])
+        # As bytes these would be a black picture.
+        text = (
+            "The picture came out as no numbers: the personal model's weights, the strength or the "
+            "guidance is too large for it. Ask with less strength or guidance, or another seed."
+        )
+        return Drawn(None, error=NotFinite(text))
 
     def _denoise(
         self,

@@ -26,6 +26,8 @@ MAX_BODY_BYTES = 6_291_456  # InvokeEndpoint's limit for bodies and responses
 MAX_PICTURES = 8
 MAX_TEXT_PROMPTS = 10
 JPEG_QUALITIES = (95, 90, 80, 65, 50)
+_LONGEST_PIXEL = len("[255,255,255],")
+_FACTS_BYTES = 512  # at most, of a picture's seed and timings, and of the names of the fields
 
 SAMPLERS = (
     "EulerEDMSampler",
@@ -124,6 +126,26 @@ def parse(
     return _from_sd21(content, encoded, common)
 
 
+def check_room(call: Call, width: int, height: int) -> None:
+    """Before drawing: pictures of this size in pixels fit into an answer, whatever is on them.
+
+    Raises `TooLarge` saying what to ask for instead. Only pictures as lists of numbers can be too
+    large: base64 ones lose quality until they fit (`answer`).
+    """
+    if call.encoded:
+        return
+    room = MAX_BODY_BYTES - _FACTS_BYTES - len(json.dumps(call.prompt))
+    each = height * (width * _LONGEST_PIXEL + len("[],")) + _FACTS_BYTES
+    count = len(call.requests)
+    if count * each > room:
+        fewer = f", for at most {room // each} of them" if each <= room else ""
+        raise TooLarge(
+            f"{count} x {width} x {height} pixels as lists of numbers may not fit into the "
+            f"{MAX_BODY_BYTES} bytes of an answer. Ask with Accept: application/json;jpeg{fewer}, "
+            f"or for smaller pictures."
+        )
+
+
 def answer(call: Call, pictures: Sequence[Rendered]) -> bytes:
     """The JSON body for a call's pictures, in the shape of its request, within `MAX_BODY_BYTES`.
 
@@ -162,21 +184,12 @@ def _bodies(call: Call, drawn: Sequence[Image]) -> Any:
         shown: list[Any] = (
             [_base64(picture, level) for picture in drawn]
             if call.encoded
-            else [_nested(picture) for picture in drawn]
+            else [np.asarray(picture.convert("RGB")).tolist() for picture in drawn]
         )
         named = (
             {"generated_image": shown[0]} if call.shape == "text" else {"generated_images": shown}
         )
         yield named | {"prompt": call.prompt}
-
-
-def _nested(picture: Image) -> Any:
-    if picture.width * picture.height * 3 * 2 > MAX_BODY_BYTES:  # "0," is the shortest number
-        raise TooLarge(
-            f"A picture of {picture.width} x {picture.height} as lists of numbers does not fit "
-            f"into {MAX_BODY_BYTES} bytes. Ask with Accept: application/json;jpeg."
-        )
-    return np.asarray(picture.convert("RGB")).tolist()
 
 
 def _base64(picture: Image, quality: int | None) -> str:

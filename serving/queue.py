@@ -290,6 +290,9 @@ class RequestQueue:
         batch[0].end(State.FAILED, error=error)
 
     def _end(self, ticket: Ticket, drawn: Drawn, start: float) -> None:
+        if drawn.error is not None:
+            ticket.end(State.FAILED, error=drawn.error)
+            return
         if drawn.picture is None:
             if self._closed and not ticket.stopped:
                 ticket.end(State.FAILED, error=Closed("The engine was shut down."))

@@ -114,6 +114,6 @@ def _from_container(response: dict[str, Any]) -> tuple[EngineError, str]:
     if status == 400:
         kind = AdapterRefused if "personal model" in said else RequestRefused
         return kind(said), "no"
-    if status == 413:
+    if status in (413, 422):
         return RequestRefused(said), "no"
     return EndpointFault(f"The endpoint could not draw this picture ({status})."), "no"

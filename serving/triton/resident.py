@@ -23,7 +23,15 @@ from numpy.typing import NDArray
 from diffusion.bases import weights_sha256
 from diffusion.load import Family
 from serving.adapter import ServedBase
-from serving.errors import AdapterRefused, Busy, EngineError, OutOfMemory, RequestRefused, TooLate
+from serving.errors import (
+    AdapterLost,
+    AdapterRefused,
+    Busy,
+    EngineError,
+    OutOfMemory,
+    RequestRefused,
+    TooLate,
+)
 from serving.local import LocalEngine
 from serving.payloads import Call, answer, parse
 from serving.queue import Ticket
@@ -37,6 +45,7 @@ _JPEG = "application/json;jpeg"
 # Triton's names; its SageMaker front answers all of them with 400, but memory with 507.
 CODES: tuple[tuple[type[Exception], str], ...] = (
     (RequestRefused, "INVALID_ARG"),
+    (AdapterLost, "UNAVAILABLE"),
     (AdapterRefused, "INVALID_ARG"),
     (Busy, "UNAVAILABLE"),
     (TooLate, "UNAVAILABLE"),

@@ -13,7 +13,7 @@ from diffusion.load import load_parts
 from diffusion.lora import Stack
 from serving.adapter import TOKEN, WEIGHTS
 from serving.bank import BARE, Bank, Wanted
-from serving.errors import AdapterRefused
+from serving.errors import AdapterLost, AdapterRefused
 from tests.tiny_adapters import EVERYTHING, tiny_adapter, write_card
 
 
@@ -154,6 +154,47 @@ def test_a_refused_adapter_disturbs_nothing(make, people, bases, tmp_path):
     assert seat(bank, [good]) == slots
     assert bank.loads == loads
     assert all(torch.equal(stored(bank, slots[0])[k], v) for k, v in before.items())
+
+
+def test_who_is_on_the_device_needs_neither_disk_nor_host_memory(make, people, tmp_path):
+    folder = shutil.copytree(people["sd15"][5], tmp_path / "version")
+    bank = make(host_bytes=120_000, batch_rows=2)
+    wanted = Wanted(folder)
+    slots = seat(bank, [wanted])
+    for other in people["sd15"][3:5]:
+        bank.adapter(other)
+    assert not any(key[0] == str(folder) for key in bank._host), "others took its host memory"
+    loads = bank.loads
+    bank.check(wanted)
+    assert seat(bank, [wanted]) == slots
+    shutil.rmtree(folder)
+    bank.check(wanted)
+    assert seat(bank, [wanted]) == slots
+    assert bank.loads == loads
+
+
+def test_files_that_are_gone_do_not_matter_to_who_is_held(make, people, tmp_path):
+    bank = make()
+    folder = shutil.copytree(people["sd15"][0], tmp_path / "version")
+    bank.adapter(folder)
+    shutil.rmtree(folder)
+    (slot,) = seat(bank, [Wanted(folder)])
+    assert any(value.any() for value in stored(bank, slot).values())
+    bank.forget(folder)
+    assert bank.used_bytes == 0
+    with pytest.raises(AdapterLost, match=r"does not exist.*It could when"):
+        seat(bank, [Wanted(folder)])
+    with pytest.raises(AdapterRefused, match="does not exist"):
+        bank.check(Wanted(folder))
+
+
+def test_wider_stacks_are_filled_again_with_who_was_resident(make, people):
+    bank = make()
+    seat(bank, [Wanted(people["sd15"][0])])
+    slots = seat(bank, [Wanted(people["sd15"][0]), Wanted(people["sd15"][5])])
+    for n, slot in zip((0, 5), slots, strict=True):
+        key, value = next(iter(load_file(people["sd15"][n] / WEIGHTS).items()))
+        assert torch.equal(stored(bank, slot)[key][: value.shape[0]], value)
 
 
 def test_a_version_written_again_is_read_again(make, people, tmp_path):

@@ -14,10 +14,12 @@ import psutil
 import pytest
 
 from serving.adapter import WEIGHTS
+from serving.errors import AdapterRefused, ArchiveRefused
 from serving.models import PAGE
 from serving.payloads import MAX_BODY_BYTES
 from tests.serving.served import ASK, JPEG, picture, until
 from tests.serving.test_queue import LONG_S, Gate
+from tests.serving.test_unloading import held
 from tests.tiny_adapters import write_card
 
 
@@ -140,6 +142,53 @@ def test_bad_bodies_have_their_status_and_message(loaded, content, status, word)
     response = loaded.invoke("hash0", content)
     assert response.status_code == status
     assert word in response.json()["error"]
+
+
+@pytest.mark.parametrize("asked", [{"width": 512, "height": 512}, {}])
+def test_lists_of_numbers_that_may_not_fit_are_413_before_anything_is_drawn(serve, people, asked):
+    endpoint = serve()
+    endpoint.load(people["starter"][0], "h")
+    endpoint.engine.drawer.parts.resolution = 512 if not asked else 16
+    calls = []
+    endpoint.engine.drawer.parts.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    body = ASK | asked | {"num_images_per_prompt": 2}
+    response = endpoint.invoke("h", body, Accept="application/json")
+    assert response.status_code == 413
+    assert "at most 1 of them" in response.json()["error"]
+    assert calls == []
+
+
+def test_a_loaded_model_whose_files_vanish_is_drawn_or_503(serve, people):
+    endpoint = serve(rows=1)
+    endpoint.load(people["starter"][1], "h")
+    before = picture(endpoint.invoke("h")).tobytes()
+    folder = endpoint.server.config.app.state.models.get("h").folder
+    shutil.rmtree(folder)
+    assert picture(endpoint.invoke("h")).tobytes() == before
+    gate, calls = held(endpoint, "h")
+    endpoint.engine.drawer.bank.forget(folder)
+    gate.remove()
+    assert calls.statuses() == [200, 503]
+    assert "could when the picture was asked for" in calls.answers[1].json()["error"]
+
+
+def test_a_picture_that_is_not_finite_is_422_and_the_next_is_drawn(loaded):
+    def hook(_module, _args, output):
+        return (output[0] * float("nan"),)
+
+    handle = loaded.engine.drawer.parts.unet.register_forward_hook(hook)
+    response = loaded.invoke("hash0")
+    handle.remove()
+    assert response.status_code == 422
+    assert "no numbers" in response.json()["error"]
+    assert loaded.invoke("hash0").status_code == 200
+
+
+def test_a_single_model_that_is_none_ends_the_container_at_once(serve, people, tmp_path):
+    with pytest.raises(ArchiveRefused, match="holds no personal model"):
+        serve(single=tmp_path)
+    with pytest.raises(AdapterRefused, match="sd15"):
+        serve(single=people["sd15"][0])
 
 
 @pytest.mark.parametrize(

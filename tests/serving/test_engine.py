@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from diffusion.load import load_parts
 from diffusion.sampling import make_scheduler
-from serving.adapter import TOKEN
+from serving.adapter import TOKEN, WEIGHTS
 from serving.bank import Bank
 from serving.engine import MAX_PROMPT_CHARS, Drawer
-from serving.errors import OutOfMemory, RequestRefused
+from serving.errors import NotFinite, OutOfMemory, RequestRefused
+from serving.queue import RequestQueue
 from serving.request import GenerationRequest
 from tests.tiny_adapters import tiny_adapter
 
@@ -247,6 +248,37 @@ def test_another_failure_is_not_taken_for_memory(drawers):
     with pytest.raises(RuntimeError, match="shapes"):
         draw(drawers["starter"], [ask()])
     handle.remove()
+
+
+def overflowing(folder, parts, base):
+    """An adapter of which nothing is too large by itself, but its first product in fp16 is."""
+    tiny_adapter(folder, parts, base, seed=1, targets=("to_q",))
+    state = load_file(folder / WEIGHTS)
+    for key, value in state.items():
+        state[key] = value.sign() * (6e4 if "lora_A" in key else 1e-5)
+    save_file(state, folder / WEIGHTS)
+    return folder
+
+
+def test_a_picture_that_is_not_finite_is_an_error_of_its_own(bases, people, tmp_path):
+    base = bases["sd15"]
+    drawer = Drawer.open(base, device="cpu", dtype=torch.float16)
+    wild = overflowing(tmp_path / "wild", drawer.parts, base)
+    good = [ask(0, adapter=people["sd15"][0]), ask(1)]
+    drawn = draw(drawer, [good[0], ask(2, adapter=wild), good[1]])
+    assert drawn[1].picture is None
+    assert isinstance(drawn[1].error, NotFinite) and "strength" in str(drawn[1].error)
+    for request, one in zip(good, (drawn[0], drawn[2]), strict=True):
+        (alone,) = draw(drawer, [request])
+        assert one.error is None
+        assert levels(one.picture, alone.picture) <= 4  # fp16
+    queue = RequestQueue(drawer, batch_rows=3)
+    tickets = [queue.submit(request) for request in (good[0], ask(2, adapter=wild), good[1])]
+    with pytest.raises(NotFinite):
+        tickets[1].result(60)
+    assert tickets[0].result(60) is not None and tickets[2].result(60) is not None
+    queue.close()
+    drawer.close()
 
 
 def test_close_takes_the_adapters_off_the_base(bases, people):

@@ -19,6 +19,7 @@ from serving.payloads import (
     TooLarge,
     UnknownType,
     answer,
+    check_room,
     parse,
 )
 from serving.request import Rendered
@@ -132,11 +133,41 @@ def test_what_cannot_fit_says_what_to_ask_for():
     nested = call({"prompt": "a"}, accept=JSON)
     with pytest.raises(TooLarge, match="jpeg"):
         answer(nested, [rendered(size=(1024, 1024))])
-    with pytest.raises(TooLarge, match="jpeg"):
-        answer(nested, [rendered(size=(1024, 2048))])
     many = call({"prompt": "a", "num_images_per_prompt": 3})
     with pytest.raises(TooLarge, match="fewer"):
         answer(many, [rendered(n, (2048, 2048), noise=True) for n in range(3)])
+
+
+@pytest.mark.parametrize("shape", ["text", "json"])
+def test_lists_of_numbers_that_may_not_fit_are_refused_before_drawing(shape):
+    prompt = "ü" * 2000  # six bytes a letter in JSON
+    if shape == "text":
+        nested = call(prompt.encode(), "application/x-text", JSON)
+    else:
+        nested = call({"prompt": prompt}, accept=JSON)
+    width = 664
+    height = 8
+    with pytest.raises(TooLarge, match=r"application/json;jpeg, or for smaller"):
+        for height in range(8, 2048, 8):
+            check_room(nested, width, height)
+    white = Rendered(
+        "0",
+        Image.new("RGB", (width, height - 8), "white"),
+        (1 << 63) - 1,
+        200,
+        54321.1234,
+        dict.fromkeys(("switch", "encode", "denoise", "decode", "wait"), 54321.1234),
+    )
+    size = len(answer(nested, [white]))
+    assert MAX_BODY_BYTES - 8 * 664 * 14 - 2000 < size <= MAX_BODY_BYTES, "no less than could be"
+
+
+def test_lists_of_numbers_count_for_all_pictures_of_a_call():
+    nested = call({"prompt": "a", "num_images_per_prompt": 8}, accept=JSON)
+    with pytest.raises(TooLarge, match=r"8 x 256 x 256 .* at most 6 of them"):
+        check_room(nested, 256, 256)
+    check_room(call({"prompt": "a", "num_images_per_prompt": 6}, accept=JSON), 256, 256)
+    check_room(call({"prompt": "a", "num_images_per_prompt": 8}), 1024, 1024)
 
 
 @pytest.mark.parametrize(

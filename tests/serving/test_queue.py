@@ -9,7 +9,7 @@ import time
 import pytest
 
 from serving.engine import Drawer
-from serving.errors import AdapterRefused, Busy, Closed, RequestRefused, TooLate
+from serving.errors import AdapterLost, AdapterRefused, Busy, Closed, RequestRefused, TooLate
 from serving.queue import RequestQueue, State
 from serving.request import GenerationRequest
 
@@ -198,6 +198,19 @@ def test_bad_requests_are_refused_at_the_door(line, tmp_path):
     assert queue.waiting == 0
 
 
+def test_a_model_whose_files_vanish_while_it_waits_is_drawn_from_memory(
+    line, gate, people, tmp_path
+):
+    queue = line()
+    gone = shutil.copytree(people["starter"][0], tmp_path / "gone")
+    before = queue.submit(ask("a", adapter=gone)).result(LONG_S)
+    hold(queue, gate)
+    ticket = queue.submit(ask("a", adapter=gone))
+    shutil.rmtree(gone)
+    gate.open.set()
+    assert ticket.result(LONG_S).picture.tobytes() == before.picture.tobytes()
+
+
 def test_a_model_that_vanishes_while_waiting_fails_alone(line, gate, people, tmp_path, drawer):
     queue = line(batch_rows=3)
     gone = shutil.copytree(people["starter"][0], tmp_path / "gone")
@@ -212,7 +225,7 @@ def test_a_model_that_vanishes_while_waiting_fails_alone(line, gate, people, tmp
     gate.open.set()
     assert tickets[0].result(LONG_S) is not None
     assert tickets[2].result(LONG_S) is not None
-    with pytest.raises(AdapterRefused, match="gone"):
+    with pytest.raises(AdapterLost, match="gone"):
         tickets[1].result(LONG_S)
 
 
