@@ -1,10 +1,13 @@
 """One shared base against stock diffusers: latency, switching people, mixed batches, people per GB.
 
-`python -m benchmarks.serving [--quick] [--base FOLDER] [--shape sd15|sdxl] [--device cuda]`.
+`python -m benchmarks.serving [--quick] [--base FOLDER] [--shape sd15|sdxl] [--device cuda]
+[--only PART ...] [--json FILE]`.
 Ours and the peer run in turn in one process on one base. People have random weights of the
 recipe's rank and layers, so only speed and memory are read from here. A ratio is peer over ours in
 time or bytes (above 1 is better for us). On a CPU all seconds are CPU seconds of the process, by
-all its threads; those of the Zipf run are given by the clock, too. `--only` runs some of the parts.
+all its threads; those of the Zipf run are given by the clock, too. On a GPU they are by the clock,
+with the device's work done before and after. `FILE` is written after each part, and a part that
+fails is named there and spoils no other.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ import logging
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +30,16 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
+from benchmarks.serving_aims import aims, compared
 from benchmarks.serving_choices import decoding, forms
 from benchmarks.serving_peer import Peer, timed, wait
 from benchmarks.shapes import random_base
 from diffusion.bases import family_of, weights_sha256
 from diffusion.lora import attach
+from diffusion.memory import give_back
 from diffusion.sampling import Quality
 from serving.adapter import CARD, WEIGHTS, ServedBase
-from serving.bank import Wanted
+from serving.bank import Bank, Wanted
 from serving.batching import batch_rows, largest_that_pays
 from serving.engine import Drawer
 from serving.queue import RequestQueue
@@ -42,63 +49,99 @@ from training.recipe import default
 PROMPT = "a portrait of a person, blue background"
 QUALITIES: tuple[Quality, ...] = ("fast", "balanced", "best")
 BATCHES = (1, 2, 4, 8, 16)
-PARTS = ("latency", "switching", "batches", "memory", "zipf", "choices")
+PARTS = ("latency", "switching", "batches", "memory", "zipf", "decoding", "forms")
 ZIPF_PEOPLE = 1000
 ZIPF_EXPONENT = 1.1
+ROOM_BYTES = 12 * 10**9  # left beside a bank that fills a GPU: a batch's activations
 
 Figures = dict[str, Any]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the tables and, last, one line of JSON."""
+    """Print the tables and, last, one line of JSON; ends with 1 where a part failed."""
     given = _arguments(arguments)
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as scratch:
-        work = Path(scratch)
-        folder = random_base(work / given.shape, given.shape) if given.shape else given.base
-        base = ServedBase(folder.name, weights_sha256(folder), family_of(folder), folder)
-        drawer = Drawer.open(
-            base, device=given.device, host_bytes=given.host_mb << 20, batch_rows=max(BATCHES)
-        )
-        people = make_people(work / "people", drawer, 16)
-        peer = Peer(drawer.parts)
-        figures: Figures = {
-            "base": base.id,
-            "family": base.family,
-            "device": _device(drawer),
-            "dtype": str(drawer.parts.dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
-            "adapter_bytes": (people[0] / WEIGHTS).stat().st_size,
-        }
-        quick = given.quick
-        if "latency" in given.only:
-            figures |= latency(drawer, peer, people, 3 if quick else 20)
-        if "switching" in given.only:
-            figures |= switching(drawer, peer, people, 8 if quick else 30)
-        if "batches" in given.only:
-            figures |= batches(drawer, people, 1 if quick else 5)
-        if "memory" in given.only:
-            figures |= memory(drawer, people)
-        if "zipf" in given.only:
-            rows = batch_rows(drawer.parts, max(BATCHES))
-            requests = 24 if quick else 300
-            figures |= zipf(drawer, peer, people, work / "zipf", requests, rows)
-        if "choices" in given.only:
-            figures |= decoding(drawer.parts, 3 if quick else 15)
-            figures |= forms(drawer.parts, 5 if quick else 30, compiled=not quick)
+        figures = measured(given, Path(scratch))
     show(figures)
     print(json.dumps(figures))
+    if "failed" in figures:
+        sys.exit(1)
+
+
+def measured(given: argparse.Namespace, work: Path) -> Figures:
+    """All parts that were asked for, one after another."""
+    cuda = given.device == "cuda" or (given.device == "auto" and torch.cuda.is_available())
+    folder = given.base
+    if given.shape:
+        folder = random_base(work / given.shape, given.shape, "cuda" if cuda else "cpu")
+        give_back()  # what drew the weights must not count below
+    base = ServedBase(folder.name, weights_sha256(folder), family_of(folder), folder)
+    drawer = Drawer.open(
+        base, device=given.device, host_bytes=given.host_mb << 20, batch_rows=max(BATCHES)
+    )
+    people = make_people(work / "people", drawer, 16)
+    before = allocated(drawer)
+    peer = Peer(drawer.parts)
+    figures: Figures = {
+        "base": base.id,
+        "family": base.family,
+        "device": _device(drawer),
+        "dtype": str(drawer.parts.dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "adapter_bytes": (people[0] / WEIGHTS).stat().st_size,
+        "pipeline_bytes": allocated(drawer) - before if cuda else _weights(drawer),
+    }
+    quick = given.quick
+    repeats = {True: 5 if cuda else 3, False: 20}[quick]
+    requests = {True: 64 if cuda else 24, False: 300}[quick]
+    parts: dict[str, Callable[[], Figures]] = {
+        "latency": lambda: latency(drawer, peer, people, repeats),
+        "switching": lambda: switching(drawer, peer, people, 8 if quick else 30),
+        "batches": lambda: batches(drawer, people, 1 if quick else 5),
+        "memory": lambda: memory(drawer, people, figures["pipeline_bytes"]),
+        "zipf": lambda: zipf(drawer, peer, people, work / "zipf", requests),
+        "decoding": lambda: decoding(drawer.parts, 3 if quick else 15),
+        "forms": lambda: forms(drawer.parts, 5 if quick else 30, quick=quick),
+    }
+    for name, part in parts.items():
+        if name not in given.only:
+            continue
+        begun = time.perf_counter()
+        try:
+            figures |= part()
+        except Exception as error:  # noqa: BLE001 - minutes on a GPU are dear: the rest goes on
+            figures.setdefault("failed", {})[name] = f"{type(error).__name__}: {error}"[:500]
+        figures[f"{name}_took_s"] = round(time.perf_counter() - begun, 1)
+        figures["aims"] = compared(figures, aims(base.family, cuda=cuda))
+        if given.json is not None:
+            given.json.write_text(json.dumps(figures, indent=1))
+    return figures
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few repeats, within three minutes")
+    parser.add_argument("--quick", action="store_true", help="few repeats, some minutes in all")
     parser.add_argument("--base", type=Path, default=Path("models/starter-3"))
     parser.add_argument("--shape", choices=("sd15", "sdxl"), help="random weights of this shape")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--host-mb", type=int, default=256, help="host memory for adapters")
+    parser.add_argument("--host-mb", type=int, default=1024, help="host memory for adapters")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--json", type=Path, help="file for the figures")
     return parser.parse_args(arguments)
+
+
+def allocated(drawer: Drawer) -> int:
+    """Bytes of the GPU's memory in use by tensors; 0 on a CPU."""
+    device = drawer.parts.device
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def _weights(drawer: Drawer) -> int:
+    parts = drawer.parts
+    modules = [parts.unet, parts.vae, *parts.text_encoders]
+    return sum(p.numel() * p.element_size() for m in modules for p in m.parameters())
 
 
 def _device(drawer: Drawer) -> str:
@@ -207,6 +250,9 @@ def batches(drawer: Drawer, people: list[Path], repeats: int) -> Figures:
     for size in BATCHES:
         requests = [request(n, people[n], "fast") for n in range(size)]
         draw(drawer, requests)
+        if drawer.halved:
+            figures["batch_that_does_not_fit"] = size
+            break
         mixed, alone = [], []
         for _ in range(repeats):
             mixed.append(timed(drawer.parts, draw, drawer, requests))
@@ -219,27 +265,47 @@ def batches(drawer: Drawer, people: list[Path], repeats: int) -> Figures:
     return figures
 
 
-def memory(drawer: Drawer, people: list[Path]) -> Figures:
+def memory(drawer: Drawer, people: list[Path], pipeline: int) -> Figures:
     """Bytes per person here, against a pipeline of their own for each (AWS's sample)."""
-    parts = drawer.parts
-    modules = [parts.unet, parts.vae, *parts.text_encoders]
-    whole = sum(p.numel() * p.element_size() for m in modules for p in m.parameters())
     host = drawer.bank.adapter(people[0]).size_bytes
     with drawer.bank.seated([Wanted(people[0])]):
         pass
     slot = drawer.bank.slot_bytes
-    return {
+    figures = {
         "people_per_gb_device": int(1e9 / slot),
         "people_per_gb_host": int(1e9 / host),
-        "people_per_gb_peer": round(1e9 / (whole + host), 2),
-        "people_per_gb_ratio": ratio(whole + host, slot),
+        "people_per_gb_peer": round(1e9 / (pipeline + host), 2),
+        "people_per_gb_ratio": ratio(pipeline + host, slot),
     }
+    return figures | (_filled(drawer, people) if drawer.parts.device.type == "cuda" else {})
 
 
-def zipf(
-    drawer: Drawer, peer: Peer, people: list[Path], folder: Path, count: int, rows: int
-) -> Figures:
+def _filled(drawer: Drawer, people: list[Path]) -> Figures:
+    """A bank that takes all of the GPU but room for drawing, and a mixed batch drawn from it."""
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(drawer.parts.device)
+    drawer.bank.close()
+    before = allocated(drawer)
+    bank = Bank(drawer.parts, drawer.base, device_bytes=free - ROOM_BYTES, batch_rows=4)
+    try:
+        draw(
+            Drawer(drawer.parts, drawer.base, bank),
+            [request(n, person, "fast") for n, person in enumerate(people[:4])],
+        )
+        held = allocated(drawer) - before
+        return {
+            "bank_gb": round(held / 1e9, 2),
+            "people_on_device": bank.slots,
+            "people_per_gb_measured": round(bank.slots * 1e9 / held, 1),
+        }
+    finally:
+        bank.close()
+        torch.cuda.empty_cache()
+
+
+def zipf(drawer: Drawer, peer: Peer, people: list[Path], folder: Path, count: int) -> Figures:
     """Requests of 1,000 people by a Zipf law: the queue here, hot-swap in turn at the peer."""
+    rows = batch_rows(drawer.parts, max(BATCHES))
     folder.mkdir()
     many = []
     for n in range(ZIPF_PEOPLE):
@@ -252,6 +318,7 @@ def zipf(
     asked = random.Random(0).choices(many, weights, k=count)
     loads, puts = drawer.bank.loads, drawer.bank.puts
     queue = RequestQueue(drawer, batch_rows=rows, most_waiting=count, most_waiting_each=count)
+    wait(drawer.parts)
     start, spent = time.perf_counter(), time.process_time()
     tickets = [queue.submit(request(n, person, "fast")) for n, person in enumerate(asked)]
     for ticket in tickets:
@@ -301,8 +368,14 @@ def show(figures: Figures) -> None:
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, value in figures.items():
-        table.add_row(name, str(value))
-    Console().print(table)
+        if name != "aims":
+            table.add_row(name, str(value))
+    reached = Table(title="aims")
+    for column in ("aim", "wanted", "reached", "met"):
+        reached.add_column(column)
+    for row in figures.get("aims", ()):
+        reached.add_row(*(str(value) for value in row.values()))
+    Console().print(table, reached)
 
 
 if __name__ == "__main__":

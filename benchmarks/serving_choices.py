@@ -1,6 +1,5 @@
-"""Choices of the engine, each beside its alternative: decoding, memory layout, attention, compile.
-
-Measured on the bare base at its own size, in CPU seconds on a CPU.
+"""Choices of the engine, each beside its alternative: decoding, memory layout, attention, compile,
+CUDA graphs. Measured at the base's own size, in CPU seconds on a CPU.
 """
 
 from __future__ import annotations
@@ -12,14 +11,18 @@ from typing import Any
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.serving_peer import timed
-from diffusion.conditioning import decode
+from diffusion.conditioning import decode, time_ids
 from diffusion.load import UNET, Parts, load_parts
+from diffusion.lora import attach
+from diffusion.memory import is_out_of_memory
+from training.recipe import default
 
 PICTURES = 8
 Figures = dict[str, Any]
+Call = Callable[[], object]
 
 
 @torch.inference_mode()
@@ -37,51 +40,122 @@ def decoding(parts: Parts, repeats: int) -> Figures:
 
     figures: Figures = {}
     for name, way in (("alone", alone), ("together", together)):
-        way()
-        figures[f"decode_{name}_s"] = _median(parts, way, repeats)
-        figures[f"decode_{name}_peak_mb"] = _peak_mb(parts, way)
-    figures["decode_alone_ratio"] = round(
-        figures["decode_together_s"] / figures["decode_alone_s"], 3
-    )
+        try:
+            way()
+            figures[f"decode_{name}_s"] = _median(parts, way, repeats)
+            figures[f"decode_{name}_peak_mb"] = _peak_mb(parts, way)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            figures[f"decode_{name}_does_not_fit"] = True
+    if "decode_together_s" in figures:
+        ratio = figures["decode_together_s"] / figures["decode_alone_s"]
+        figures["decode_alone_ratio"] = round(ratio, 3)
     return figures
 
 
 @torch.inference_mode()
-def forms(parts: Parts, repeats: int, *, compiled: bool) -> Figures:
-    """One guided picture's UNet call (two rows) in each form; `compiled` takes minutes."""
-    side = parts.resolution // parts.latent_scale
+def forms(parts: Parts, repeats: int, *, quick: bool) -> Figures:
+    """One person's guided UNet call (two rows) in each form, channels last from the third on.
+
+    `quick` leaves out the whole UNet compiled, and on a CPU all compiling: it takes minutes. A form
+    that cannot be had is named with its fault.
+    """
+    cuda = parts.device.type == "cuda"
     unet: Any = load_parts(
         parts.folder, parts.family, device=parts.device, dtype=parts.dtype, parts={UNET}
     ).unet
-    shape = {"device": parts.device, "dtype": parts.dtype}
-    rows = torch.randn(2, parts.latent_channels, side, side, **shape)
-    texts = torch.randn(2, 77, unet.config.cross_attention_dim, **shape)
-    timestep = torch.tensor(500, device=parts.device)
+    recipe = default(parts.family)
+    stack = attach(unet, recipe.targets, 2, recipe.rank, parts.dtype)
+    stack.vectors.normal_(0, 0.01)
+    stack.rows(1)
+    inputs = _inputs(parts, unet)
 
-    def call(model: nn.Module) -> Callable[[], Tensor]:
-        return lambda: model(rows, timestep, encoder_hidden_states=texts, return_dict=False)[0]
+    def call() -> Tensor:
+        out: Tensor = unet(**inputs, return_dict=False)[0]
+        return out
 
-    figures: Figures = {}
-    if parts.family == "sdxl":
-        return figures  # its call needs more than these inputs
-    call(unet)()
-    figures["unet_s"] = _median(parts, call(unet), repeats)
+    def plain() -> Call:
+        unet.set_attn_processor(AttnProcessor())
+        return call
+
+    def channels_last() -> Call:
+        unet.set_attn_processor(fused)
+        unet.to(memory_format=torch.channels_last)
+        return call
+
+    def blocks() -> Call:
+        unet.compile_repeated_blocks()
+        return call
+
+    def whole() -> Call:
+        compiled = torch.compile(unet)
+        return lambda: compiled(**inputs, return_dict=False)
+
     fused = dict(unet.attn_processors)
-    unet.set_attn_processor(AttnProcessor())
-    figures["unet_plain_attention_s"] = _median(parts, call(unet), repeats)
-    unet.set_attn_processor(fused)
-    unet.to(memory_format=torch.channels_last)
-    call(unet)()
-    figures["unet_channels_last_s"] = _median(parts, call(unet), repeats)
-    if compiled:
-        fast = torch.compile(unet)
-        figures["unet_compile_once_s"] = round(timed(parts, call(fast)), 1)
-        figures["unet_compiled_s"] = _median(parts, call(fast), repeats)
-    for name in ("plain_attention", "channels_last", "compiled"):
-        if f"unet_{name}_s" in figures:
-            ratio = figures["unet_s"] / figures[f"unet_{name}_s"]
-            figures[f"unet_{name}_ratio"] = round(ratio, 3)
+    ways: dict[str, Callable[[], Call]] = {
+        "as_it_is": lambda: call,
+        "plain_attention": plain,
+        "channels_last": channels_last,
+    }
+    if cuda:
+        ways["graph"] = lambda: _graph(call)
+    if cuda or not quick:
+        ways["blocks_compiled"] = blocks
+    if cuda:
+        ways["blocks_compiled_graph"] = lambda: _graph(call)
+    if not quick:
+        ways["compiled"] = whole
+    figures: Figures = {}
+    for name, way in ways.items():
+        try:
+            form = way()
+            figures[f"unet_{name}_first_s"] = round(timed(parts, form), 2)
+            figures[f"unet_{name}_s"] = _median(parts, form, repeats)
+        except Exception as error:  # noqa: BLE001 - that a form cannot be had is a result
+            figures[f"unet_{name}_fault"] = f"{type(error).__name__}: {error}"[:300]
+            continue
+        figures[f"unet_{name}_ratio"] = round(
+            figures["unet_as_it_is_s"] / figures[f"unet_{name}_s"], 3
+        )
+    stack.detach()
     return figures
+
+
+def _inputs(parts: Parts, unet: Any) -> dict[str, Any]:
+    """What one guided picture's call of the UNet takes."""
+    side = parts.resolution // parts.latent_scale
+    shape = {"device": parts.device, "dtype": parts.dtype}
+    inputs: dict[str, Any] = {
+        "sample": torch.randn(2, parts.latent_channels, side, side, **shape),
+        "timestep": torch.tensor(500, device=parts.device),
+        "encoder_hidden_states": torch.randn(2, 77, unet.config.cross_attention_dim, **shape),
+    }
+    if parts.family == "sdxl":
+        ids = time_ids(parts, parts.resolution, parts.resolution, 2)
+        width = unet.config.projection_class_embeddings_input_dim
+        width -= ids.shape[1] * unet.config.addition_time_embed_dim
+        inputs["added_cond_kwargs"] = {"text_embeds": torch.randn(2, width, **shape)}
+        inputs["added_cond_kwargs"]["time_ids"] = ids
+    return inputs
+
+
+def _graph(call: Callable[[], Tensor]) -> Call:
+    """The call as a CUDA graph, checked to draw the same."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):  # what is made on first use must not be caught
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(aside)
+    expected = call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = call()
+    graph.replay()
+    torch.cuda.synchronize()
+    torch.testing.assert_close(out, expected, rtol=1e-2, atol=1e-2)
+    return graph.replay
 
 
 def _median(parts: Parts, way: Callable[[], object], repeats: int) -> float:

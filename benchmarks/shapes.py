@@ -48,11 +48,13 @@ _UNETS: dict[str, dict[str, Any]] = {
 
 
 def random_base(folder: Path, family: str, device: str = "cpu") -> Path:
-    """Write a base of `family` ("sd15" or "sdxl") with random fp16 weights, unless it is there."""
+    """Write a base of `family` ("sd15" or "sdxl") with random fp16 weights, unless it is there.
+
+    The weights are drawn on `device`: SDXL's take a minute on a CPU, and no time on a GPU.
+    """
     if (folder / "model_index.json").is_file():
         return folder
     torch.manual_seed(0)
-    half = {"device": device, "dtype": torch.float16}
     vocabulary = _tokenizer(folder.with_name(folder.name + "-vocabulary"))
     scheduler = diffusers.DDIMScheduler(
         beta_start=0.00085,
@@ -62,16 +64,19 @@ def random_base(folder: Path, family: str, device: str = "cpu") -> Path:
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    parts: dict[str, Any] = {
-        "unet": diffusers.UNet2DConditionModel(**_UNETS[family]).to(**half),
-        "vae": diffusers.AutoencoderKL(**_VAE).to(**half),
-        "scheduler": scheduler,
-        "tokenizer": vocabulary,
-        "text_encoder": text.CLIPTextModel(_clip(768, 12, 12)).to(**half),
-    }
+    # Of the published files only SDXL's say so; its decoder runs in fp32 then, ours and stock's.
+    vae = _VAE | {"force_upcast": family == "sdxl"}
+    with torch.device(device):
+        parts: dict[str, Any] = {
+            "unet": diffusers.UNet2DConditionModel(**_UNETS[family]).half(),
+            "vae": diffusers.AutoencoderKL(**vae).half(),
+            "text_encoder": text.CLIPTextModel(_clip(768, 12, 12)).half(),
+        }
+        if family == "sdxl":
+            second = text.CLIPTextModelWithProjection(_clip(1280, 32, 20)).half()
+            parts |= {"tokenizer_2": vocabulary, "text_encoder_2": second}
+    parts |= {"scheduler": scheduler, "tokenizer": vocabulary}
     if family == "sdxl":
-        second = text.CLIPTextModelWithProjection(_clip(1280, 32, 20)).to(**half)
-        parts |= {"tokenizer_2": vocabulary, "text_encoder_2": second}
         diffusers.StableDiffusionXLPipeline(**parts).save_pretrained(folder)
     else:
         diffusers.StableDiffusionPipeline(

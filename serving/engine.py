@@ -111,6 +111,11 @@ class Drawer:
         )
         return Drawer(parts, base, bank)
 
+    @property
+    def halved(self) -> bool:
+        """Whether a batch did not fit into memory so far."""
+        return bool(self._rows_that_fit)
+
     def check(self, request: GenerationRequest) -> Job:
         """Fill in defaults and refuse what cannot be drawn, before anything is loaded or queued.
 
