@@ -86,8 +86,8 @@ def the_way(browser: Browser, server: Server) -> None:
     page = window(browser, server)
     shoot(page, "1-welcome", full=True)
     walk.add_sample(page)
-    bad = server.home.parent / "shopping-list.jpg"
-    bad.write_text("This is not a photo.")
+    bad = server.home.parent / "passport-scan.jpg"
+    Image.new("RGB", (900, 640), "#e4e1da").save(bad)
     page.set_input_files("#drop input[type=file]", str(bad))
     page.wait_for_selector(".card-block")
     page.locator(".card-block [data-local=appeal]").click()

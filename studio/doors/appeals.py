@@ -8,12 +8,15 @@ from __future__ import annotations
 import unicodedata
 from datetime import timedelta
 
+from moderation.verdict import Decision
 from studio.doors.gallery import Gallery
 from studio.errors import NotAllowed, UserError
 from studio.records import Appeal, AppealKind, PersonalModel, Photo, PhotoSet, Run, new_id, now
 
 MAX_REASON = 1000
 MAX_OPEN = 20
+MEASURED = ("too_small", "duplicate")
+"""Codes of refusals that nobody can see differently: they follow from numbers."""
 TEXT_HOURS = 24.0
 """How long after a text was refused its refusal can be appealed: the text itself is not kept."""
 
@@ -67,6 +70,10 @@ class Appeals(Gallery):
             photo = self._mine(Photo, user_id, subject_id)
             if photo.accepted:
                 raise UserError("This photo is accepted.", "There is nothing to appeal.")
+            if not appealable(photo):
+                raise UserError(
+                    "No check judged what this file shows.", "There is nothing to appeal."
+                )
             told = photo.reasons[0].message if photo.reasons else photo.decision.value
             return self._mine(PhotoSet, user_id, photo.set_id).person_id, told
         if kind == "run":
@@ -85,6 +92,13 @@ class Appeals(Gallery):
                 )
             return model.person_id, "We cannot draw this."
         raise NotAllowed("this appeal")
+
+
+def appealable(photo: Photo) -> bool:
+    """Whether a check refused what the photo shows, or could not tell: a file that is no picture,
+    one too large or too small, and a second copy are not for a host to see differently."""
+    refused = photo.decision in (Decision.BLOCK, Decision.UNAVAILABLE)
+    return refused and bool(photo.key) and not any(r.code in MEASURED for r in photo.reasons)
 
 
 def _checked_text(text: str, what: str, ask: str) -> str:

@@ -8,6 +8,7 @@ import json
 import logging
 import threading
 import unicodedata
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 MIN_CROP_PX = 128
 DAY = timedelta(days=1)
 _DUPLICATE = "duplicate"
+_OUTSIDE = ("several_faces", "maybe_several_faces", "face_too_small")
+_CROP_JUDGED = "crop_judged"
+Box = tuple[float, float, float, float]
 
 
 class Photos(People):
@@ -144,12 +148,21 @@ class Photos(People):
                 self._changed(photo.id, confirmed=True)
         return self.photos(user_id, set_id)
 
-    def crop_photo(
-        self, user_id: str, photo_id: str, crop: tuple[float, float, float, float]
-    ) -> Photo:
-        """Change what is learned from. Shares of width and height; at least 128 px a side."""
+    def crop_photo(self, user_id: str, photo_id: str, crop: Box) -> Photo:
+        """Change what is learned from. Shares of width and height; at least 128 px a side.
+
+        Where the whole was refused for what a crop leaves out, the checks look at the crop alone.
+        """
         photo = self._mine(Photo, user_id, photo_id)
-        return self._changed(photo_id, crop=checked_crop(photo, crop))
+        edges = checked_crop(photo, crop)
+        if not (photo.facts.get(_CROP_JUDGED) or crop_mends(photo)):
+            return self._changed(photo_id, crop=edges)
+        judged = self._judged_within(photo, edges)
+        return self._changed(
+            photo_id, crop=edges, decision=judged.verdict.decision, confirmed=False,
+            reasons=judged.verdict.reasons, face=_in_whole(judged.face, edges),
+            facts={**photo.facts, **_plain(judged.facts), _CROP_JUDGED: True},
+        )  # fmt: skip
 
     def remove_photo(self, user_id: str, photo_id: str) -> None:
         photo = self._mine(Photo, user_id, photo_id)
@@ -192,7 +205,7 @@ class Photos(People):
         else:
             judged = self._judged_before(photo_set, opened) or self._judged(opened)
             upload_sha256 = opened.upload_sha256
-        facts = json.loads(json.dumps(dict(judged.facts), default=float))
+        facts = _plain(judged.facts)
         facts["upload_sha256"] = upload_sha256
         decoded = opened if isinstance(opened, Decoded) else None
         if decoded is not None:
@@ -235,9 +248,21 @@ class Photos(People):
         small = too_small(opened, self.settings.min_photo_px)
         if small is not None:
             return PhotoJudgement(Verdict(Decision.BLOCK, (), (small,)))
+        with Image.open(io.BytesIO(opened.picture)) as picture:
+            return self._checked(picture)
+
+    def _judged_within(self, photo: Photo, crop: Box) -> PhotoJudgement:
+        """What the checks say of the part of a kept photo that is learned from."""
+        left, top, right, bottom = crop
+        with Image.open(io.BytesIO(self.storage.get(photo.key))) as picture:
+            wide, high = picture.size
+            edges = (left * wide, top * high, right * wide, bottom * high)
+            return self._checked(picture.crop(edges))
+
+    def _checked(self, picture: Image.Image) -> PhotoJudgement:
+        """What the checks say of a picture; unavailable, with its reason, when one breaks."""
         try:
-            with Image.open(io.BytesIO(opened.picture)) as picture:
-                judged = self.moderation.photo(picture.convert("RGB"))
+            judged = self.moderation.photo(picture.convert("RGB"))
         except Exception:  # a check that breaks must end in a card, whatever it broke on
             log.exception("a photo could not be checked")
             judged = PhotoJudgement(Verdict(Decision.UNAVAILABLE))
@@ -303,9 +328,13 @@ class Photos(People):
         return self._locks[hash(record_id) % len(self._locks)]
 
 
-def checked_crop(
-    photo: Photo, crop: tuple[float, float, float, float]
-) -> tuple[float, float, float, float]:
+def crop_mends(photo: Photo) -> bool:
+    """Whether all that keeps the photo from being used can be left outside of a crop."""
+    refused = photo.decision is Decision.BLOCK
+    return refused and bool(photo.reasons) and all(r.code in _OUTSIDE for r in photo.reasons)
+
+
+def checked_crop(photo: Photo, crop: Box) -> Box:
     """The crop as shares in 0..1. Raises `UserError` for one outside the photo or too small."""
     try:
         left, top, right, bottom = (float(value) for value in crop)
@@ -341,3 +370,20 @@ def _with(
 
 def _keys(photo: Photo) -> list[str]:
     return [key for key in (photo.key, photo.preview_key) if key]
+
+
+def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured, in values that JSON keeps."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(facts), default=float))
+    return plain
+
+
+def _in_whole(face: Box | None, crop: Box) -> Box | None:
+    """A face's edges within a crop, as shares of the whole photo."""
+    if face is None:
+        return None
+    left, top, right, bottom = crop
+    wide, high = right - left, bottom - top
+    return (
+        left + face[0] * wide, top + face[1] * high, left + face[2] * wide, top + face[3] * high
+    )  # fmt: skip

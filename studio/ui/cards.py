@@ -17,6 +17,8 @@ from moderation.policy import Action, Policy, load_policy
 from moderation.verdict import Decision, Reason
 from prompts.style import Style
 from studio.actions import SetStatus
+from studio.doors.appeals import appealable
+from studio.doors.photos import crop_mends
 from studio.records import Avatar, Photo, Run
 from studio.settings import Settings
 from studio.ui.strings import Words
@@ -42,6 +44,8 @@ class PhotoCard:
     look: str
     badge: str
     ask: bool
+    appeal: bool
+    crops: bool
     reasons: tuple[Reason, ...]
     picture: str
     full: str
@@ -59,6 +63,8 @@ def photo_card(photo: Photo, words: Words) -> PhotoCard:
         look="allow" if confirmed else photo.decision.value,
         badge="confirmed" if confirmed else photo.decision.value,
         ask=photo.decision is Decision.REVIEW and not photo.confirmed,
+        appeal=appealable(photo),
+        crops=bool(photo.key) and (photo.decision is not Decision.BLOCK or crop_mends(photo)),
         reasons=()
         if confirmed
         else tuple(

@@ -135,23 +135,27 @@ def test_a_refusal_is_appealed_answered_and_told_where_it_stands(
 ) -> None:
     page = visit()
     walk.add_person(page, "Appealing")
-    (tmp_path / "scan.jpg").write_text("no picture")
-    page.set_input_files("#drop input[type=file]", str(tmp_path / "scan.jpg"))
+    Image.new("RGB", (640, 640), "grey").save(tmp_path / "scan.jpg")
+    (tmp_path / "list.jpg").write_text("no picture")
+    files = [str(tmp_path / name) for name in ("scan.jpg", "list.jpg")]
+    page.set_input_files("#drop input[type=file]", files)
+    expect(page.locator(".card-block")).to_have_count(2, timeout=walk.CARDS_MS)
+    expect(page.locator(".card-block [data-local=appeal]")).to_have_count(1)
     page.locator(".card-block [data-local=appeal]").click(timeout=walk.CARDS_MS)
     accessible(page)
-    page.locator("dialog.appeal textarea").fill("It opens in my viewer. <b>Really</b>")
+    page.locator("dialog.appeal textarea").fill("It is fog. <b>Really</b>")
     page.locator("dialog.appeal .button.key").click()
     expect(page.locator(".card-block .asked-open")).to_be_visible()
     to_place(page, "host")
     asked = page.locator(".appeals .appeal-open", has_text="Really")
     expect(asked).to_contain_text("<b>Really</b>")
-    expect(asked).to_contain_text("not a photo")
-    asked.locator("textarea").fill("The file is a text. Save it as JPEG.")
+    expect(asked).to_contain_text("next to nothing to see")
+    asked.locator("textarea").fill("The face must be seen.")
     accessible(page)
     asked.locator("form button").click()
     expect(page.locator("#notice")).to_contain_text("The answer is sent")
     german = visit(page.url.split("/", 3)[3].replace("host", "people"), language="de-DE")
-    expect(german.locator(".appeals")).to_contain_text("Der Betreiber sagt: The file is a text")
+    expect(german.locator(".appeals")).to_contain_text("Der Betreiber sagt: The face must")
 
 
 def test_a_refused_text_is_appealed_from_its_notice(visit: Visit, trained: str) -> None:

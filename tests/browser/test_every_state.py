@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from studio.actions import Side
@@ -139,7 +140,7 @@ def _furnished(parts: Parts, folder: Path) -> States:
     house = furnish(parts, "local", folder / "model")
     studio, user = parts.studio, house.user.id
     bare = studio.add_person(user, "Nobody yet")
-    (folder / "list.jpg").write_text("not a photo")
+    Image.new("RGB", (640, 640), "grey").save(folder / "list.jpg")
     refused = studio.add_photo(user, house.photo_set.id, "list.jpg", folder / "list.jpg")
     studio.appeal(user, "photo", refused.id, "It opens in my viewer.")
     runs: dict[str, Run] = {}

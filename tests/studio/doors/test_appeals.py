@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
+from moderation.verdict import Decision
 from studio.cli.app import app
+from studio.doors.appeals import appealable
 from studio.errors import NotAllowed, UserError
 from studio.parts import Parts
 from studio.records import Appeal, Photo
@@ -20,7 +23,9 @@ from tests.studio.house import Household, furnish, open_house
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
-    opened = open_house(tmp_path_factory.mktemp("home"), min_photos=2, max_photos=4)
+    opened = open_house(
+        tmp_path_factory.mktemp("home"), min_photos=2, max_photos=4, strict_faces=True
+    )
     yield opened
     opened.studio.close()
     opened.close()
@@ -33,9 +38,15 @@ def alice(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Household:
 
 @pytest.fixture
 def refused(parts: Parts, alice: Household, tmp_path: Path) -> Photo:
-    broken = tmp_path / "list.jpg"
-    broken.write_text("not a photo")
-    return parts.studio.add_photo(alice.user.id, alice.photo_set.id, "list.jpg", broken)
+    return faceless(parts, alice, tmp_path)
+
+
+def faceless(parts: Parts, house: Household, folder: Path) -> Photo:
+    """A picture that a check refused for what it shows."""
+    Image.effect_noise((640, 640), 90).convert("RGB").save(folder / "list.jpg")
+    return parts.studio.add_photo(
+        house.user.id, house.photo_set.id, "list.jpg", folder / "list.jpg"
+    )
 
 
 def test_a_refused_photo_is_appealed_answered_and_told(
@@ -43,7 +54,7 @@ def test_a_refused_photo_is_appealed_answered_and_told(
 ) -> None:
     studio = parts.studio
     made = studio.appeal(alice.user.id, "photo", refused.id, " It is a photo.\x07 ")
-    assert made.reason == "It is a photo." and "not a photo" in made.decided
+    assert made.reason == "It is a photo." and "No face found" in made.decided
     with pytest.raises(UserError, match="already"):
         studio.appeal(alice.user.id, "photo", refused.id, "Again.")
     assert studio.all_appeals()[0] == made
@@ -65,6 +76,21 @@ def test_only_what_was_refused_can_be_appealed(parts: Parts, alice: Household) -
     for kind, subject in (("photo", "nothing"), ("run", "../x"), ("gossip", alice.model.id)):
         with pytest.raises(NotAllowed):
             studio.appeal(user, kind, subject, "why")  # type: ignore[arg-type]
+
+
+def test_what_follows_from_the_file_alone_is_no_question_for_the_host(
+    parts: Parts, alice: Household, tmp_path: Path
+) -> None:
+    """No picture, one too small, a second copy: nobody can see these differently."""
+    (tmp_path / "notes.jpg").write_text("not a photo")
+    Image.effect_noise((200, 200), 90).save(tmp_path / "small.png")
+    first = faceless(parts, alice, tmp_path)
+    for name in ("notes.jpg", "small.png", "list.jpg"):
+        photo = parts.studio.add_photo(alice.user.id, alice.photo_set.id, name, tmp_path / name)
+        assert photo.decision is Decision.BLOCK and not appealable(photo)
+        with pytest.raises(UserError, match="No check judged"):
+            parts.studio.appeal(alice.user.id, "photo", photo.id, "why")
+    assert appealable(first)
 
 
 def test_refused_pictures_and_texts_can_be_appealed(parts: Parts, alice: Household) -> None:
@@ -98,9 +124,7 @@ def test_appeals_and_likings_are_exported_and_go_with_their_owner(
     style = carol.avatar.style_id
     assert studio.like_style(carol.user.id, style, True) == {style}
     assert studio.like_style(carol.user.id, style, True) == {style}
-    broken = tmp_path / "list.jpg"
-    broken.write_text("not a photo")
-    photo = studio.add_photo(carol.user.id, carol.photo_set.id, "list.jpg", broken)
+    photo = faceless(parts, carol, tmp_path)
     studio.appeal(carol.user.id, "photo", photo.id, "Look again.")
     with zipfile.ZipFile(studio.export_user(carol.user.id, tmp_path / "all.zip")) as archive:
         records = json.loads(archive.read("records.json"))

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from moderation.verdict import Decision
+from studio.doors.photos import crop_mends
 from studio.errors import BackendError, NotAllowed, UserError
 from studio.intake.sample import sample_photos
 from studio.records import Person, Photo, PhotoSet
@@ -54,6 +55,14 @@ def save(folder: Path, picture: Image.Image, name: str, **options: object) -> Pa
     return folder / name
 
 
+def pair(folder: Path) -> Path:
+    """A photo of two people, each 640 px wide and high."""
+    both = Image.new("RGB", (1280, 640))
+    for place, path in enumerate(sample_photos()[:2]):
+        both.paste(Image.open(path).convert("RGB"), (place * 640, 0))
+    return save(folder, both, "pair.png")
+
+
 def test_a_good_photo_is_accepted_with_its_face_crop_and_files(fresh):
     photo = fresh.add(sample_photos()[0])
     assert photo.decision is Decision.ALLOW and photo.accepted
@@ -90,10 +99,7 @@ def test_nobody_is_the_persons_call_and_two_faces_are_not_usable(fresh, tmp_path
     ImageDraw.Draw(wall).rectangle((100, 100, 600, 300), fill="brown")
     nobody = fresh.add(save(tmp_path, wall, "wall.png"))
     assert nobody.decision is Decision.REVIEW and nobody.reasons[0].code == "no_face"
-    pair = Image.new("RGB", (1280, 640))
-    for place, path in enumerate(sample_photos()[:2]):
-        pair.paste(Image.open(path).convert("RGB"), (place * 640, 0))
-    two = fresh.add(save(tmp_path, pair, "pair.png"))
+    two = fresh.add(pair(tmp_path))
     assert two.decision is Decision.BLOCK and "2 faces" in two.reasons[0].message
     with pytest.raises(UserError, match="2 faces"):
         fresh.studio.confirm_photo(fresh.user_id, two.id)
@@ -190,6 +196,20 @@ def test_a_crop_is_changed_within_limits(fresh):
             fresh.studio.crop_photo(fresh.user_id, photo.id, crop)
     with pytest.raises(UserError, match="64 x 64 pixels"):
         fresh.studio.crop_photo(fresh.user_id, photo.id, (0.1, 0.1, 0.2, 0.2))
+
+
+def test_a_crop_to_one_of_two_people_is_judged_as_it_will_be_learned(fresh, tmp_path):
+    two = fresh.add(pair(tmp_path))
+    assert two.decision is Decision.BLOCK and crop_mends(two)
+    left = fresh.studio.crop_photo(fresh.user_id, two.id, (0.0, 0.0, 0.5, 1.0))
+    assert left.decision is Decision.ALLOW and fresh.status.accepted == 1
+    assert left.crop == (0.0, 0.0, 0.5, 1.0) and left.face[2] <= 0.5
+    again = fresh.studio.crop_photo(fresh.user_id, two.id, (0.0, 0.0, 1.0, 1.0))
+    assert again.decision is Decision.BLOCK and again.reasons[0].code == "several_faces"
+    assert fresh.status.accepted == 0
+    tiny = fresh.add(save(tmp_path, Image.new("RGB", (312, 400), "grey"), "tiny.png"))
+    kept = fresh.studio.crop_photo(fresh.user_id, tiny.id, (0.0, 0.0, 0.5, 0.5))
+    assert kept.decision is Decision.BLOCK
 
 
 @pytest.mark.parametrize(
