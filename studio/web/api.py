@@ -5,18 +5,16 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
-from html import escape
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Form, Query, Request
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
 from studio.errors import BackendError, NotAllowed, UserError
 from studio.keeping.erasure import zip_folder
 from studio.parts import Parts
-from studio.web import oidc
+from studio.web import doorway, oidc
 from studio.web.accounts import COOKIE, Visitors
 from studio.web.guard import cookie, is_secure
 
@@ -32,20 +30,6 @@ MEDIA = {
     ".webp": "image/webp",
     ".zip": "application/zip",
 }
-
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>Avatar Studio</title>
-<style>body{{font:16px system-ui,sans-serif;background:#faf8f5;color:#232126;display:grid;
-place-items:center;min-height:100vh;margin:0}}form{{background:#fff;border:1px solid #e2dcd3;
-border-radius:16px;padding:32px;display:grid;gap:16px;width:min(320px,80vw)}}
-input,button{{font:inherit;padding:12px;border-radius:12px;border:1px solid #cfc7bb}}
-button{{background:#3a4bb8;color:#fff;border:0}}p{{margin:0;color:#a3271f}}h1{{margin:0}}</style>
-<form method="post" action="{up}login"><h1>Avatar Studio</h1>{notice}{ways}</form></html>"""
-
-_PASSWORD = """
-<label>Name<br><input name="name" autocomplete="username" required autofocus></label>
-<label>Password<br><input name="password" type="password" autocomplete="current-password" required>
-</label><button>Sign in</button>"""
 
 BEGUN = f"{COOKIE}-sign-in"
 
@@ -144,8 +128,10 @@ def routes(parts: Parts, visitors: Visitors, health: Callable[[], dict[str, Any]
 
 def _sign_in_routes(router: APIRouter, visitors: Visitors, *, framed: bool) -> None:
     @router.get("/login")
-    def login_page() -> Response:
-        return _sign_in(visitors, "", 200) if visitors.signs_in else RedirectResponse(".", 303)
+    def login_page(request: Request) -> Response:
+        if not visitors.signs_in:
+            return RedirectResponse(".", 303)
+        return doorway.sign_in(request, visitors, "", 200)
 
     @router.get("/login/oidc")
     def leave(request: Request) -> Response:
@@ -167,11 +153,11 @@ def _sign_in_routes(router: APIRouter, visitors: Visitors, *, framed: bool) -> N
             given = dict(request.query_params)
             name = visitors.provider.finish(_back(request, visitors), given, facts)
         except UserError as fault:
-            return _sign_in(visitors, str(fault), 403, up="../")
+            return doorway.sign_in(request, visitors, str(fault), 403, up="../")
         except BackendError as fault:
             log.error("sign-in failed: %s", fault)
             notice = "The sign-in provider is not available right now."
-            return _sign_in(visitors, notice, 503, up="../")
+            return doorway.sign_in(request, visitors, notice, 503, up="../")
         answer = RedirectResponse("..", 303, {"cache-control": "no-store"})
         _set_cookie(answer, request, visitors.session(name), framed=framed)
         _set_cookie(answer, request, "", framed=framed, name=BEGUN)
@@ -188,9 +174,9 @@ def _sign_in_routes(router: APIRouter, visitors: Visitors, *, framed: bool) -> N
         wait_s = visitors.throttle.begin(*keys)
         if wait_s > 0:
             wait = f"Too many tries. Wait {round(wait_s / 60) or 1} minutes."
-            return _sign_in(visitors, wait, 429)
+            return doorway.sign_in(request, visitors, wait, 429)
         if not visitors.accounts.check(name, password):
-            return _sign_in(visitors, "Name or password is wrong.", 401)
+            return doorway.sign_in(request, visitors, "Name or password is wrong.", 401)
         visitors.throttle.forgive(*keys)
         answer = RedirectResponse(".", 303)
         _set_cookie(answer, request, visitors.session(name), framed=framed)
@@ -226,18 +212,6 @@ def _file(path: Path, keep_s: int, name: str = "") -> Response:
     headers = {"cache-control": f"private, max-age={keep_s}" if keep_s else "private, no-store"}
     media = MEDIA.get(path.suffix, "application/octet-stream")
     return FileResponse(path, media_type=media, headers=headers, filename=name or None)
-
-
-def _sign_in(visitors: Visitors, notice: str, status: int, *, up: str = "") -> HTMLResponse:
-    """The page of the sign-in: the ways that this studio has, after a notice."""
-    said = f"<p>{escape(notice)}</p>" if notice else ""
-    ways = _PASSWORD if visitors.accounts is not None else ""
-    if visitors.provider is not None:
-        # A provider refuses to be shown inside another page, as a Space shows its app.
-        target = ' target="_blank"' if visitors.settings.space else ""
-        host = escape(urlsplit(visitors.provider.issuer).hostname or "your provider")
-        ways += f'<a href="{up}login/oidc"{target}>Sign in with {host}</a>'
-    return HTMLResponse(_PAGE.format(notice=said, ways=ways, up=up), status)
 
 
 def _back(request: Request, visitors: Visitors) -> str:

@@ -20,7 +20,7 @@ from studio.errors import BackendError
 from studio.rest.problems import answer as problem_of
 from studio.rest.problems import as_problem
 from studio.storage.local import storage_fault
-from studio.web import answers, bodies
+from studio.web import answers, bodies, doorway
 from studio.web.accounts import COOKIE, SESSION_S, Visitors
 from studio.web.owners import Owners, named_things, parsed
 from studio.web.pace import Pace
@@ -114,6 +114,8 @@ class Guard:
         if refused is not None:
             if PROGRAMS.match(scope["path"]) and isinstance(refused, PlainTextResponse):
                 refused = as_problem(refused)
+            elif getattr(refused, "status_code", 0) == 404 and doorway.reads_pages(request):
+                refused = doorway.nothing_here(request)
             await refused(scope, receive, send)
             return
         await self._bounded(scope, receive, send, user or "")
