@@ -372,7 +372,7 @@ window.studio = (() => {
   }
 
   // Address, title, language and focus follow the page that Python shows.
-  let shown = "", states = {};
+  let shown = "", states = {}, taking = false;
   function follow() {
     const top = document.querySelector("#top [data-page]");
     if (top) {
@@ -382,6 +382,7 @@ window.studio = (() => {
       }
       document.title = top.dataset.title;
       document.documentElement.style.setProperty("--drop-words", JSON.stringify(words().drop));
+      document.documentElement.style.setProperty("--fault-words", JSON.stringify(words().fault));
       document.documentElement.style.setProperty("--drop-more", JSON.stringify(words().drop_more));
       if (shown && shown !== top.dataset.page) {
         window.scrollTo(0, 0);
@@ -395,6 +396,10 @@ window.studio = (() => {
       if (states[id] && states[id] !== state && run.dataset.ready && wanted && document.hidden) new Notification("Avatar Studio", { body: run.dataset.ready });
       states[id] = state;
     }
+    // Answers to photos appear below the fold: what was dropped must not seem to vanish.
+    const busy = document.querySelector('.cards[aria-busy="true"]');
+    if (busy && !taking) busy.previousElementSibling.scrollIntoView({ block: "center", behavior: "smooth" });
+    taking = Boolean(busy);
     for (const figure of document.querySelectorAll('[data-local="previews"]')) showPreview(figure);
   }
   function showPreview(figure) {

@@ -94,11 +94,9 @@ class Site:
                 run = self.studio.run(visit.user.id, query["run"])
                 person = run.person_id
             except NotAllowed:
-                opened = self.open(visit, "welcome")
-                words = visit.words
-                return opened | self.shell.say(
-                    visit, "error", words("notice_not_found"), words("notice_reload")
-                )
+                return self._not_found(visit)
+        elif person and all(one.id != person for one in self.studio.people(visit.user.id)):
+            return self._not_found(visit)
         elif not person and query.get("at") not in self.pages:
             active = self.studio.runs(visit.user.id, active=True)
             run = active[0] if active else None
@@ -108,6 +106,14 @@ class Site:
             page = "train" if run.kind == "train" else "create"
         place = visit.at(person=person, run=run.id if run else "")
         return self.open(place, page if page in self.pages else "welcome")
+
+    def _not_found(self, visit: Visit) -> Updates:
+        """What a link speaks of is gone, or somebody else's: never another person instead."""
+        words = visit.words
+        said = self.shell.say(
+            visit, "error", words("notice_not_found"), words("notice_not_found_hint")
+        )
+        return self.open(visit, "welcome") | said
 
     def open(self, visit: Visit, name: str, **changes: str) -> Updates:
         """Show a page, in the state the records have now."""

@@ -79,8 +79,17 @@ class Photos:
     def show(self, visit: Visit) -> Updates:
         person = person_of(self.shell, visit)
         self.studio.expect_photos()
-        head = self.shell.render("photos_head", visit, person=person, examples=EXAMPLES)
-        return {self.head: head, self.consent: False} | self.state(visit)
+        photo_set = self.studio.photo_set(visit.user.id, person.id)
+        begun = bool(self.studio.photos(visit.user.id, photo_set.id))
+        return self._head(visit, begun) | {self.consent: False} | self.state(visit)
+
+    def _head(self, visit: Visit, begun: bool) -> Updates:
+        """Title and examples; with photos in the set these give way to the photos' answers."""
+        person = person_of(self.shell, visit)
+        head = self.shell.render(
+            "photos_head", visit, person=person, examples=EXAMPLES, begun=begun
+        )
+        return {self.head: head}
 
     def live(self, visit: Visit) -> Updates:
         return {}
@@ -112,7 +121,8 @@ class Photos:
 
     def add(self, visit: Visit) -> Iterator[Updates]:
         """Take in dropped files one by one; each card appears as soon as its photo is judged."""
-        files = [Path(file) for file in visit.values[self.drop] or []]
+        # Gradio keeps one copy of a file that was chosen twice.
+        files = [Path(file) for file in dict.fromkeys(visit.values[self.drop] or [])]
         yield from self._take(visit, files, {self.drop: None})
 
     def add_picture(self, visit: Visit) -> Iterator[Updates]:
@@ -126,7 +136,8 @@ class Photos:
         photo_set = self.studio.photo_set(visit.user.id, visit.place.person)
         judged = Event()
         work = started(lambda: self._intake(visit.user.id, photo_set.id, left, judged))
-        yield emptied | self.state(visit, tuple(file.name for file in list(left)))
+        waiting = self.state(visit, tuple(file.name for file in list(left)))
+        yield emptied | self._head(visit, bool(files)) | waiting
         while not work.done():
             if judged.wait(LOOK_SECONDS):
                 judged.clear()

@@ -133,7 +133,10 @@ class Welcome:
         }
 
     def _limits(self, visit: Visit) -> list[str]:
-        return [visit.words(f"limits_{name}") for name in self.shell.missing_checks()]
+        # What the model cannot do is said before anybody uploads photos.
+        starter = any(one.default and one.family == "starter" for one in self.studio.base_choices())
+        names = (["starter"] if starter else []) + self.shell.missing_checks()
+        return [visit.words(f"limits_{name}") for name in names]
 
 
 def resume(shell: Shell, visit: Visit, person_id: str) -> Updates:

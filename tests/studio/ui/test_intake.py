@@ -58,6 +58,16 @@ def test_every_file_gets_its_card_and_no_copy_stays(parts: Parts, drop: list[Pat
     assert not [file for file in drop if file.exists() or file.parent.exists()]
 
 
+def test_a_file_chosen_twice_is_one_photo_and_no_fault(parts: Parts, drop: list[Path]) -> None:
+    """Gradio hands the same copy over twice; the second was said not to have arrived."""
+    with gr.Blocks():
+        site = Site(parts.studio, parts.settings, None)
+    page = site.pages["photos"]
+    visit = visit_of(parts, site, {page.drop: [str(drop[0])] * 2})  # type: ignore[attr-defined]
+    last = list(page.add(visit))[-1]  # type: ignore[attr-defined]
+    assert last[page.cards].count("data-photo") == 1 and not last.get(site.shell.notice)  # type: ignore[attr-defined]
+
+
 def test_a_visitor_who_leaves_loses_no_photo(parts: Parts, drop: list[Path]) -> None:
     with gr.Blocks():
         site = Site(parts.studio, parts.settings, None)

@@ -70,6 +70,18 @@ def test_somebody_who_has_nothing_yet_is_told_what_to_do(
     assert words("create_no_model") in shown(site.open(there, "create"))
 
 
+def test_a_link_to_somebody_who_is_gone_shows_nobody_else(
+    site: Site, parts: Parts, alice: Household
+) -> None:
+    bob = parts.studio.user("bob")
+    parts.studio.add_person(bob.id, "Bob")
+    for person in ("0" * 32, alice.person.id):
+        visit = replace(visit_of(bob, "de"), query={"at": "photos", "person": person})
+        opened = site.arrive(visit)
+        assert opened[site.shell.place].page == "welcome" and not opened[site.shell.place].person
+        assert visit.words("notice_not_found_hint") in opened[site.shell.notice]
+
+
 def test_a_broken_base_is_told_to_the_host_in_full_and_to_others_by_an_id(
     parts: Parts, tmp_path: Path
 ) -> None:
