@@ -56,6 +56,7 @@ class Parts:
         vae = _read_json(folder, "vae/config.json")
         self.latent_channels: int = unet["in_channels"]
         self.latent_scale: int = 2 ** (len(vae["block_out_channels"]) - 1)
+        self.vae_width: int = vae["block_out_channels"][0]
         self.resolution: int = unet["sample_size"] * self.latent_scale
         self._loaded: dict[str, Any] = {}
 

@@ -37,7 +37,9 @@ def read_request(path: Path) -> TrainingRequest:
     version = content.get("version", 1) if isinstance(content, dict) else None
     if version != REQUEST_VERSION:
         raise RequestRefused(
-            "version", version, f"this trainer understands {REQUEST_VERSION}; update the trainer."
+            "version",
+            repr(version),
+            f"this trainer understands {REQUEST_VERSION}; update the trainer.",
         )
     try:
         return TrainingRequest.model_validate(content)
@@ -132,8 +134,9 @@ def _check_photos(request: TrainingRequest) -> None:
         except FileNotFoundError:
             raise RequestRefused(field, photo.path.name, "there is no such file.") from None
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            why = str(error).replace(str(photo.path), photo.path.name)
             raise RequestRefused(
-                field, photo.path.name, f"it cannot be read as a picture ({error})."
+                field, photo.path.name, f"it cannot be read as a picture ({why})."
             ) from error
         if shortest < SHORTEST_SIDE_PX:
             raise RequestRefused(

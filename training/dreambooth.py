@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from training.checks import check_request, check_together, read_request
-from training.errors import NoRoom, RequestRefused, TrainingError
+from training.errors import DiskFull, RequestRefused, TrainingError
 from training.progress import Cancelled, Control, Interrupted, Progress, read_status
 from training.request import Phase, TrainingRequest
 
@@ -75,9 +75,9 @@ def _run(requests: list[TrainingRequest], given: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return BAD_REQUEST if isinstance(error, RequestRefused) else FAILED
     except OSError as error:
-        sentence = (
-            f"A file could not be read or written ({error.strerror or type(error).__name__})."
-        )
+        sentence = error.strerror or type(error).__name__
+        if not isinstance(error, DiskFull):
+            sentence = f"A file could not be read or written ({sentence})."
         _end(progress, Phase.FAILED, sentence)
         print(sentence, file=sys.stderr)
         return FAILED
@@ -155,7 +155,7 @@ def _end(progress: list[Progress], phase: Phase, failure: str | None) -> None:
         if not each.status.phase.terminal:
             try:
                 each.end(phase, failure)
-            except (OSError, NoRoom):
+            except OSError:
                 logging.getLogger(__name__).warning("the status could not be written")
 
 

@@ -6,6 +6,7 @@ TrainingError
 ├── NoRoom           disk or memory ran out after every documented step down
 └── BadClassSet      the class pictures cannot be used
 
+DiskFull is an OSError, for whoever handles those: its `strerror` is the sentence.
 Stopping on purpose is not an error: see `training.progress` for Cancelled and Interrupted.
 """
 
@@ -38,3 +39,7 @@ class NoRoom(TrainingError):
 
 class BadClassSet(TrainingError):
     """The class pictures' folder is named, with what is missing in it."""
+
+
+class DiskFull(OSError):
+    """A file could not be written whole: named, with its size and the room that is left."""

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from diffusion.conditioning import encode, scale_latents
+from diffusion.conditioning import at_once, encode, scale_latents
 from diffusion.load import Parts
 from diffusion.memory import in_parts
 from training.progress import write_atomically
@@ -59,7 +59,7 @@ def encode_moments(parts: Parts, pictures: Sequence[Image.Image]) -> Moments:
         deviation = scale_latents(parts, posterior.std).float().cpu()
         return list(zip(mean, deviation, strict=True))
 
-    rows = in_parts(encoded, pictures, _BATCH)
+    rows = in_parts(encoded, pictures, at_once(parts, pictures[0].width, _BATCH))
     return Moments(torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows]))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from diffusion.conditioning import decode
+from diffusion.conditioning import at_once, decode
 from diffusion.load import VAE, load_parts
 from diffusion.memory import in_parts
 from diffusion.sampling import Row, sample, schedule_for
@@ -33,6 +33,7 @@ class Painter:
         self.learner = learner
         self.check = check
         self._size = size
+        self._rows = at_once(learner.parts, size, _ROWS)
 
     def paint(
         self, slot: int | None, prompts: Sequence[str], seeds: Sequence[int]
@@ -71,7 +72,7 @@ class Painter:
                 )
             return [row for row in drawn if row is not None]
 
-        return in_parts(some, list(zip(prompts, seeds, strict=True)), _ROWS)
+        return in_parts(some, list(zip(prompts, seeds, strict=True)), self._rows)
 
     def decoded(self, latents: Sequence[torch.Tensor]) -> list[Image.Image]:
         """Latents to pictures, with a decoder that is loaded for it."""
@@ -85,7 +86,7 @@ class Painter:
             with torch.no_grad():
                 return decode(decoder, torch.cat(list(rows)))
 
-        return in_parts(some, latents, _ROWS)
+        return in_parts(some, latents, self._rows)
 
     def previews(self, slot: int, run_folder: Path) -> list[Preview]:
         """Draw the person's preview prompts on fixed seeds into the run folder."""

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from diffusion.bases import BaseError, weights_sha256
-from diffusion.conditioning import PromptEmbeds, decode, encode_prompt
+from diffusion.conditioning import PromptEmbeds, at_once, decode, encode_prompt
 from diffusion.load import Parts, PartsError, load_parts
 from diffusion.memory import in_parts
 from diffusion.sampling import Row, Schedule, sample, schedule_for
@@ -87,7 +87,7 @@ def draw(
     captions = {f"{n:04d}.png": prompt.format(noun=noun) for n, prompt in enumerate(prompts)}
     schedule = schedule_for(recipe.family, "balanced", recipe.class_steps)
     missing = [n for n, name in enumerate(captions) if not (folder / name).is_file()]
-    batch = _BATCH[recipe.family]
+    batch = at_once(parts, size, _BATCH[recipe.family])
     names = list(captions)
     for start in range(0, len(missing), batch):
         numbers = missing[start : start + batch]

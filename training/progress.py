@@ -26,7 +26,7 @@ from types import FrameType
 from PIL import Image
 from pydantic import ValidationError
 
-from training.errors import NoRoom
+from training.errors import DiskFull
 from training.request import Phase, Preview, TrainingStatus
 
 STATUS, PAUSE, CANCEL = "status.json", "pause", "cancel"
@@ -172,7 +172,7 @@ def asked_to_leave(run_folder: Path) -> bool:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that readers and crashes see the old or the new one, never a part.
 
-    Raises `NoRoom` when the disk is full, naming the file; what was written of it is removed.
+    Raises `DiskFull`, naming the file; what was written of it is removed.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -186,10 +186,11 @@ def write_atomically(path: Path, content: bytes) -> None:
             raise
         partial.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free
-        raise NoRoom(
+        raise DiskFull(
+            error.errno,
             f"The disk is full: {path.name} needs {len(content) / 1e6:.1f} MB and "
             f"{free / 1e6:.1f} MB are free. Free some space, then start the training again; it "
-            "continues from its last checkpoint."
+            "continues from its last checkpoint.",
         ) from error
 
 

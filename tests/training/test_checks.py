@@ -46,9 +46,9 @@ def test_photos(good, tmp_path):
     assert missing == "`photos[1]` is gone.png: there is no such file."
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8 not a picture")
-    assert "`photos[1]` is broken.jpg: it cannot be read" in refusal(
-        good(photos=(one, InstancePhoto(path=broken)))
-    )
+    said = refusal(good(photos=(one, InstancePhoto(path=broken))))
+    assert "`photos[1]` is broken.jpg: it cannot be read" in said
+    assert str(tmp_path) not in said, "a person reads this, and no path of the machine"
     torn = tmp_path / "torn.png"
     Image.effect_noise((512, 512), 90).save(torn)
     head, first, second = torn.read_bytes().split(b"IDAT", 2)
@@ -160,6 +160,7 @@ def test_request_files(good, tmp_path):
     content = json.loads(good().model_dump_json())
     for change, said in (
         ({"version": 2}, "`version` is 2: this trainer understands 1"),
+        ({"version": "1"}, "`version` is '1': this trainer understands 1"),
         ({"run_id": "../up"}, "`run_id` is '../up'"),
         ({"steps": "many"}, "`steps` is 'many'"),
         ({"surprise": 1}, "`surprise` is 1"),

@@ -10,12 +10,17 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from diffusion import conditioning
+from diffusion.conditioning import at_once
+from diffusion.load import load_parts
 from diffusion.memory import in_parts, is_out_of_memory
 from tests.training.runs import request
 from training import dreambooth, session
 from training.footprint import Place, footprint
+from training.moments import encode_moments
 from training.progress import read_status
 from training.recipe import lowered, plan
 from training.request import Phase
@@ -210,6 +215,16 @@ def test_parts_are_halved_until_they_fit_and_keep_their_order():
     with pytest.raises(ValueError, match="other"):
         in_parts(lambda part: (_ for _ in ()).throw(ValueError("other")), [1, 2], 8)
     assert is_out_of_memory(MemoryError()) and not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_large_pictures_are_encoded_fewer_at_a_time(bases, monkeypatch):
+    parts = load_parts(bases["starter"], "starter")
+    assert [at_once(parts, size, 8) for size in (64, 512, 100_000)] == [8, 8, 1]
+    sizes: list[int] = []
+    parts.vae.encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    monkeypatch.setattr(conditioning, "_TOGETHER_BYTES", 2 * 10 * parts.vae_width * 32 * 32 * 4)
+    encode_moments(parts, [Image.new("RGB", (32, 32))] * 5)
+    assert sizes == [2, 2, 1]
 
 
 _LIMITED = """
