@@ -102,18 +102,21 @@ class Bank:
         with self._lock:
             key = self._key(folder)
             held = self._host.get(key)
-            if held is None:
-                held = read_adapter(folder, self._base, self._parts)
-                if held.size_bytes > self._host_bytes:
-                    raise AdapterRefused(
-                        f"The personal model {folder.name} needs {held.size_bytes} bytes; "
-                        f"the bank holds {self._host_bytes}."
-                    )
+        # Outside the lock, so that others are seated meanwhile.
+        read = read_adapter(folder, self._base, self._parts) if held is None else held
+        if read.size_bytes > self._host_bytes:
+            raise AdapterRefused(
+                f"The personal model {folder.name} needs {read.size_bytes} bytes; "
+                f"the bank holds {self._host_bytes}."
+            )
+        with self._lock:
+            if held is None and key not in self._host:
                 self.loads += 1
-                self._host[key] = held
+                self._host[key] = read
                 self._shrink()
-            self._host.move_to_end(key)
-            return held
+            if key in self._host:
+                self._host.move_to_end(key)
+            return read
 
     def check(self, wanted: Wanted) -> None:
         """Make sure that who is wanted can be drawn. Nothing is read for who is on the device.
@@ -123,8 +126,9 @@ class Bank:
         if wanted.folder is None:
             return
         with self._lock:
-            if (self._key(wanted.folder), wanted.strength) not in self._seats:
-                self.adapter(wanted.folder)
+            resident = (self._key(wanted.folder), wanted.strength) in self._seats
+        if not resident:
+            self.adapter(wanted.folder)
 
     @torch.inference_mode()
     def forget(self, folder: Path) -> None:

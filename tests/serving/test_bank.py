@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 
 import pytest
 import torch
@@ -130,6 +131,31 @@ def test_the_host_budget_holds_and_the_least_recently_used_leaves(make, people):
 def test_an_adapter_larger_than_the_bank_is_refused(make, people):
     with pytest.raises(AdapterRefused, match="the bank holds 1000"):
         make(host_bytes=1000).adapter(people["sd15"][0])
+
+
+def test_others_are_seated_while_somebody_is_read(make, people, monkeypatch):
+    bank = make()
+    bank.adapter(people["sd15"][0])
+    begun, go_on, read = threading.Event(), threading.Event(), serving.bank.read_adapter
+
+    def slow(*given):
+        begun.set()
+        assert go_on.wait(60)
+        return read(*given)
+
+    monkeypatch.setattr(serving.bank, "read_adapter", slow)
+    threads = [threading.Thread(target=bank.adapter, args=(people["sd15"][1],)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert begun.wait(60)
+    seated = threading.Thread(target=seat, args=(bank, [Wanted(people["sd15"][0])]))
+    seated.start()
+    seated.join(30)
+    assert not seated.is_alive(), "a load held up the drawing"
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert bank.loads == 2, "two who read the same hold it once"
 
 
 def test_strengths_of_one_person_are_different_places(make, people):
