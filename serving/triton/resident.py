@@ -65,6 +65,8 @@ class Settings:
     models: str
     device: str = "auto"
     rows: str = ""
+    host_mb: str = "4096"
+    device_mb: str = "1024"
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,13 @@ class Resident:
         family = cast(Family, settings.family)
         base = ServedBase(settings.base_id, weights_sha256(folder), family, folder)
         rows = int(settings.rows) if settings.rows else None
-        self.engine = LocalEngine.open(base, device=settings.device, rows=rows)
+        self.engine = LocalEngine.open(
+            base,
+            device=settings.device,
+            rows=rows,
+            host_bytes=int(settings.host_mb) << 20,
+            device_bytes=int(settings.device_mb) << 20,
+        )
         self._models = Path(settings.models).resolve()
         self._presence = presence
         self._known: set[Path] = set()

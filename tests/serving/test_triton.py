@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -27,6 +28,7 @@ import pytest
 from PIL import Image
 
 from serving.archive import pack, unpack
+from serving.bank import Wanted
 from serving.triton import resident as resident_module
 from serving.triton.resident import INPUTS, Resident, Settings
 from tests.serving.test_queue import LONG_S
@@ -81,6 +83,23 @@ def test_people_of_one_call_share_a_batch_and_keep_their_own(resident, models):
     info = json.loads(answers[0].info[0, 0])
     assert info["seeds"] == [3]
     assert info["timings"][0]["seconds"] > 0
+
+
+def test_the_shipped_base_says_how_much_memory_people_may_take(bases, people, tmp_path):
+    text = (TRITON / "base" / "config.pbtxt").read_text()
+    shipped = dict(re.findall(r'key: "(\w+)" value: { string_value: "([^"]*)" }', text))
+    base = bases["starter"]
+    here = {"base": str(base.folder), "base_id": base.id, "models": str(tmp_path)}
+    made = Resident(Settings(**(shipped | here | {"device": "cpu", "rows": "2"})), tmp_path)
+    bank = made.engine.drawer.bank
+    assert bank.room_bytes == int(shipped["host_mb"]) << 20
+    made.close()
+    small = Resident(
+        Settings(**(shipped | here | {"device": "cpu", "rows": "2", "device_mb": "0"})), tmp_path
+    )
+    with small.engine.drawer.bank.seated([Wanted(people["starter"][0])]):
+        assert small.engine.drawer.bank.slots == 2
+    small.close()
 
 
 def test_a_whole_payload_is_taken_too(resident, models):
