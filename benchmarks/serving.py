@@ -71,7 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def measured(given: argparse.Namespace, work: Path) -> Figures:
     """All parts that were asked for, one after another."""
-    cuda = given.device == "cuda" or (given.device == "auto" and torch.cuda.is_available())
+    auto = given.device == "auto" and torch.cuda.is_available()
+    cuda = auto or given.device.startswith("cuda")
     folder = given.base
     if given.shape:
         folder = random_base(work / given.shape, given.shape, "cuda" if cuda else "cpu")
