@@ -142,6 +142,15 @@ class Bank:
                 del self._host[key]
             self.leave_device(folder)
 
+    def forget_lost(self) -> int:
+        """Forget everybody whose folder is gone; how many they were."""
+        with self._lock:
+            paths = {Path(key[0]) for key in (*self._host, *(key for key, _ in self._seats))}
+        lost = [path for path in paths if not path.is_dir()]
+        for path in lost:
+            self.forget(path)
+        return len(lost)
+
     @torch.inference_mode()
     def leave_device(self, folder: Path) -> None:
         """Free a person's slots; the adapter stays in host memory."""

@@ -105,6 +105,10 @@ class LocalEngine:
         """Whether requests are still taken."""
         return self.requests.alive
 
+    def forget_lost(self) -> int:
+        """Keep no weights of people whose folder is gone; how many they were."""
+        return self.drawer.bank.forget_lost()
+
     def close(self) -> None:
         """Stop drawing and free the base and every adapter."""
         self.requests.close()

@@ -19,6 +19,9 @@ from serving.request import GenerationRequest, Rendered
 
 Told = Callable[[int, int], None]  # step done, steps in all; called by the worker thread
 _FIRST_GUESS_S = 2.0
+_LASTING = (
+    5  # unforeseen faults in a row, no picture between them: the device is lost, not a request
+)
 _WEIGHT = 0.2  # of the newest picture in the running mean of seconds a picture takes
 
 _LOG = logging.getLogger(__name__)
@@ -136,6 +139,7 @@ class RequestQueue:
         self._drawing: list[Ticket] = []
         self._closed = False
         self._seconds_each = _FIRST_GUESS_S
+        self._faults = 0
         self._worker: threading.Thread | None = None
 
     def submit(
@@ -166,9 +170,11 @@ class RequestQueue:
 
     @property
     def alive(self) -> bool:
-        """Whether requests are taken and the worker, once started, still runs."""
+        """Whether requests are taken, the worker, once started, still runs, and what it draws does
+        not fail time after time, as after a fault that a GPU does not recover from."""
         with self._changed:
-            return not self._closed and (self._worker is None or self._worker.is_alive())
+            works = self._worker is None or self._worker.is_alive()
+            return works and not self._closed and self._faults < _LASTING
 
     @property
     def waiting(self) -> int:
@@ -268,6 +274,7 @@ class RequestQueue:
         except Exception as error:  # noqa: BLE001 - one request's fault must not stop the worker
             self._after_failure(batch, error)
             return
+        self._faults = 0
         each = (time.monotonic() - start) / len(batch)
         self._seconds_each += _WEIGHT * (each - self._seconds_each)
         for ticket, one in zip(batch, drawn, strict=True):
@@ -286,6 +293,7 @@ class RequestQueue:
                 self._draw([ticket])
             return
         if not isinstance(error, EngineError):
+            self._faults += 1
             _LOG.exception("a request could not be drawn", exc_info=error)
         batch[0].end(State.FAILED, error=error)
 

@@ -61,6 +61,18 @@ class Engines:
             if not together(memory_gb, max(learned, default=0.0), *engines):
                 self._close()
 
+    def forget_erased(self) -> int:
+        """Drop the weights of people who were erased from an engine in this process; how many they
+        were. While an engine is opened there is nothing to drop, and nobody waits for it."""
+        if not self._lock.acquire(blocking=False):
+            return 0
+        try:
+            engine = self._loaded[1] if self._loaded is not None else None
+        finally:
+            self._lock.release()
+        forget: Callable[[], int] = getattr(engine, "forget_lost", lambda: 0)
+        return forget()
+
     def close(self) -> None:
         """Give the memory back."""
         with self._lock:

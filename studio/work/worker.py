@@ -44,9 +44,11 @@ def serve(settings: Settings, *, parent: int | None = None) -> int:
     if parent is not None:
         children.end_with(parent, shift.end)
     worker_id = parts.roster.join()
-    _launch(parts, shift, worker_id)
+    engines = Engines(settings, parts.bases, parts.machine)
+    _launch(parts, shift, worker_id, engines)
     keep_dropping(parts.catalog, parts.storage, settings.home, settings.sweep_minutes * 60)
     threading.Thread(target=_watch, args=(parts,), name="roster", daemon=True).start()
+    threading.Thread(target=_forget, args=(engines,), name="forgetting", daemon=True).start()
     log.info("worker %s is ready on %s", worker_id, parts.machine.reason)
     shift.wait_for_end()
     log.info("worker %s finishes what it is in", worker_id)
@@ -69,7 +71,7 @@ def begin_logging(settings: Settings) -> None:
     logging.getLogger("dbos").propagate = False
 
 
-def _launch(parts: Parts, shift: Shift, worker_id: str) -> None:
+def _launch(parts: Parts, shift: Shift, worker_id: str, engines: Engines) -> None:
     from dbos import DBOS
 
     from studio.work import flows
@@ -86,7 +88,7 @@ def _launch(parts: Parts, shift: Shift, worker_id: str) -> None:
             "log_level": "WARNING",
         }
     )
-    sweep = flows.register(parts, shift, Engines(settings, parts.bases, parts.machine))
+    sweep = flows.register(parts, shift, engines)
     DBOS.launch()
     flows.serve_queues(sweep, settings)
 
@@ -112,6 +114,17 @@ def _watch(parts: Parts) -> None:
         except Exception:
             log.exception("the list of workers could not be read or written; trying again")
         pause.wait(BEAT_S)
+
+
+def _forget(engines: Engines) -> None:
+    """An erasure, here or elsewhere, removes files; what was drawn with them lies in memory."""
+    pause = threading.Event()
+    while not pause.wait(BEAT_S):
+        try:
+            if gone := engines.forget_erased():
+                log.info("dropped the weights of %d erased models from memory", gone)
+        except Exception:
+            log.exception("erased models could not be dropped from memory; trying again")
 
 
 def main() -> int:

@@ -246,6 +246,21 @@ def test_forgetting_a_person_leaves_no_weights_behind(make, people):
     assert bank.loads == 2
 
 
+def test_who_has_no_folder_any_more_is_forgotten_and_nobody_else(make, people, tmp_path):
+    bank = make()
+    erased = shutil.copytree(people["sd15"][0], tmp_path / "erased")
+    slot, other = seat(bank, [Wanted(erased), Wanted(people["sd15"][1])])
+    assert bank.forget_lost() == 0
+    shutil.rmtree(erased)
+    assert bank.forget_lost() == 1
+    assert not any(value.any() for value in stored(bank, slot).values())
+    assert not bank._tokens.vectors[0][slot].any()
+    assert any(value.any() for value in stored(bank, other).values())
+    with pytest.raises(AdapterRefused, match="does not exist"):
+        bank.check(Wanted(erased))
+    bank.check(Wanted(people["sd15"][1]))
+
+
 def test_more_people_than_places_is_an_error_not_a_mixup(make, people):
     bank = make(device_bytes=0, batch_rows=2)
     with pytest.raises(ValueError, match="do not fit"):

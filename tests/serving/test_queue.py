@@ -265,6 +265,26 @@ def test_an_unforeseen_fault_fails_its_request_and_the_worker_lives(line, drawer
     assert queue.submit(ask("b")).result(LONG_S) is not None
 
 
+def test_faults_that_last_are_told_until_a_picture_is_drawn_again(line, drawer):
+    real = drawer.parts.unet.forward
+
+    def lost(*_given: object, **_more: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    queue = line()
+    drawer.parts.unet.forward = lost
+    try:
+        for number in range(5):
+            assert queue.alive, f"after {number} faults a request may still have been the cause"
+            with pytest.raises(RuntimeError, match="illegal memory access"):
+                queue.submit(ask(f"r{number}")).result(30)
+        assert not queue.alive
+    finally:
+        drawer.parts.unet.forward = real
+    assert queue.submit(ask()).result(30) is not None
+    assert queue.alive
+
+
 def test_closing_fails_what_waits_and_refuses_what_comes(line, gate):
     queue = line()
     held = hold(queue, gate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from studio.work import engines
 from studio.work.devices import Device, GaveUp, together
 from tests.studio.house import open_house
 from tests.studio.shop import until
+from tests.tiny_adapters import tiny_adapter
 from training.progress import LEAVE
 
 
@@ -97,6 +99,23 @@ def test_an_idle_engine_stays_only_where_a_training_has_room(tmp_path, monkeypat
         room.rest()
         assert engine.closed is not stays, memory_gb
         assert (room.get("tiny") is engine) is stays
+    parts.studio.close()
+    parts.close()
+
+
+def test_the_engine_keeps_no_weights_of_who_was_erased(tmp_path):
+    parts = open_house(tmp_path / "home")
+    room = engines.Engines(parts.settings, parts.bases, parts.machine)
+    assert room.forget_erased() == 0  # nothing was opened yet
+    drawer = room.get("tiny").drawer
+    model = parts.settings.home / "cache" / "models" / "somebody"
+    drawer.bank.adapter(tiny_adapter(model, drawer.parts, drawer.base, seed=1))
+    assert room.forget_erased() == 0
+    assert drawer.bank.used_bytes > 0
+    shutil.rmtree(model)
+    assert room.forget_erased() == 1
+    assert drawer.bank.used_bytes == 0
+    room.close()
     parts.studio.close()
     parts.close()
 
