@@ -126,9 +126,9 @@ def extract(base: Path, tuned: Path, family: Family, rank: int) -> Extraction:
     parts = load_parts(base, family, parts={"unet", "text_encoder"})
     kinds: dict[str, tuple[Any, Any]] = {"unet": (UNet2DConditionModel, parts.unet)}
     for number, encoder in enumerate(parts.text_encoders):
-        if number or (tuned / "text_encoder").is_dir():
-            kind = CLIPTextModelWithProjection if number else CLIPTextModel
-            kinds["text_encoder" + ("_2" if number else "")] = (kind, encoder)
+        name = "text_encoder_2" if number else "text_encoder"
+        if (tuned / name).is_dir():
+            kinds[name] = (CLIPTextModelWithProjection if number else CLIPTextModel, encoder)
     found = []
     for prefix, (kind, own) in kinds.items():
         try:

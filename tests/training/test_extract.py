@@ -93,3 +93,10 @@ def test_the_program_writes_a_file_and_says_what_it_leaves(bases, tmp_path, caps
     assert told["error"] < 0.01 and told["layers"] * 2 == len(load_file(out))
     assert main([*arguments, "--rank", "0", "--out", str(out)]) == 1
     assert "`rank` is 0" in capsys.readouterr().err
+
+
+def test_a_base_of_two_text_encoders_may_be_tuned_in_its_unet_alone(bases, tmp_path):
+    folder = tuned(bases["sdxl"], tmp_path / "tuned", 2)
+    for name in ("text_encoder", "text_encoder_2"):
+        shutil.rmtree(folder / name)
+    assert extract(bases["sdxl"], folder, "sdxl", 2).error < 1e-4
