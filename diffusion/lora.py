@@ -12,7 +12,7 @@ prompts, families or files.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -29,13 +29,20 @@ class AdapterMismatch(ValueError):
 class Site:
     """One adapted layer: its name, its kind, and views of its part of the bank.
 
-    `a` is [U, r, in * kernel area], `b` is [U, out, r]; both are leaves of the autograd graph.
+    `a` is [U, r, in * kernel area], `b` is [U, out, r]. `leaves` are what the autograd graph begins
+    with: the two, or of a lone slot views in PEFT's layout, which need no further views.
     """
 
     name: str
     layer: nn.Linear | nn.Conv2d
     a: Tensor
     b: Tensor
+    leaves: tuple[Tensor, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.leaves = self.a, self.b
+        if self.a.shape[0] == 1:
+            self.leaves = self.a.view(self.a_shape), self.b.view(self.b_shape)
 
     @property
     def a_shape(self) -> tuple[int, ...]:
@@ -147,7 +154,7 @@ class Stack:
         self.grads = torch.zeros_like(self.vectors) if on else None
         for name, site in self.sites.items():
             start, middle, end = self._spans[name]
-            for leaf, low, high in ((site.a, start, middle), (site.b, middle, end)):
+            for leaf, low, high in zip(site.leaves, (start, middle), (middle, end), strict=True):
                 leaf.requires_grad_(on)
                 leaf.grad = None if self.grads is None else self.grads[:, low:high].view_as(leaf)
 
@@ -305,9 +312,8 @@ def _linear(site: Site, rows: _Rows, x: Tensor, output: Tensor) -> Tensor:
 def _conv(site: Site, rows: _Rows, layer: nn.Conv2d, x: Tensor, output: Tensor) -> Tensor:
     if rows.one is not None:
         a, b = _one(site, rows.one, x.dtype)
-        a, b = a.view(site.a_shape), b.view(site.b_shape)
         low = functional.conv2d(x, a, None, layer.stride, layer.padding, layer.dilation)
-        return output + functional.conv2d(low, b * rows.strength)
+        return torch.add(output, functional.conv2d(low, b), alpha=rows.strength)
     a, b, scale = _gather(site, rows, x)
     count, rank = a.shape[:2]
     block = x.shape[0] // count
@@ -323,10 +329,11 @@ def _conv(site: Site, rows: _Rows, layer: nn.Conv2d, x: Tensor, output: Tensor) 
 
 
 def _one(site: Site, slot: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """One slot's A [r, in] and B [out, r]. A lone slot is a view, whose gradient needs no copy."""
-    if site.a.shape[0] == 1:
-        return site.a.squeeze(0).to(dtype), site.b.squeeze(0).to(dtype)
-    return site.a[slot].to(dtype), site.b[slot].to(dtype)
+    """One slot's A and B in PEFT's layout."""
+    a, b = site.leaves
+    if site.a.shape[0] > 1:
+        a, b = a[slot].view(site.a_shape), b[slot].view(site.b_shape)
+    return a.to(dtype), b.to(dtype)
 
 
 def _gather(site: Site, rows: _Rows, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
