@@ -66,15 +66,15 @@ class Parts:
 
     def training_device(self, run_id: str) -> Device:
         """Where a run learns. Remote trainings hold nothing of this machine, nor one another."""
-        if self.settings.trainer == "local":
-            return self.device
-        return Device(self.settings.home / "devices", f"{self.settings.trainer}-{run_id}")
+        return self._device_of(self.settings.trainer, run_id)
 
     def drawing_device(self, run_id: str) -> Device:
         """Where a run's avatars are drawn."""
-        if self.settings.engine == "local":
-            return self.device
-        return Device(self.settings.home / "devices", f"{self.settings.engine}-{run_id}")
+        return self._device_of(self.settings.engine, run_id)
+
+    def _device_of(self, backend: str, run_id: str) -> Device:
+        name = self.machine.device if backend == "local" else f"{backend}-{run_id}"
+        return Device(self.settings.home / "devices", name, run_id)
 
     def work_folder(self, run_id: str) -> Path:
         """Where a run's working files lie until it is over."""

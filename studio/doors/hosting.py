@@ -29,12 +29,16 @@ class Hosting:
         self._supervisor = supervisor
 
     def report(self) -> dict[str, Any]:
-        """Checks, choices, queue, workers, devices, disk and what the checks decided lately."""
+        """Checks, choices, the queue with who has the device, workers, disk, decisions lately."""
         catalog = self._parts.catalog
         runs = [*catalog.active_runs("train"), *catalog.active_runs("generate")]
+        holder = self._parts.device.holder()
         return {
             **doctor.report(self._parts),
-            "runs": [{name: getattr(run, name) for name in SHOWN} for run in runs],
+            "runs": [
+                {name: getattr(run, name) for name in SHOWN} | {"holds_device": run.id == holder}
+                for run in runs
+            ],
             "workers": [asdict(worker) for worker in self._supervisor.health()],
             "disk": self._disk(),
             "counts": {

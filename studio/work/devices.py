@@ -41,8 +41,10 @@ class FileLock:
     Two locks on one file exclude each other within a process, too.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, who: str = "") -> None:
+        """`who` is noted while the lock is held."""
         self.path = path
+        self._who = who
         self._descriptor: int | None = None
 
     @property
@@ -62,6 +64,8 @@ class FileLock:
             os.close(descriptor)
             return False
         self._descriptor = descriptor
+        if self._who:
+            self.note(self._who)
         return True
 
     def wait(self, stop: Stop) -> None:
@@ -128,12 +132,23 @@ class TrainingLease:
 class Device:
     """The leases of one device (`cpu`, `cuda:0`, …), in a folder that its users share."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, run_id: str = "") -> None:
+        """`run_id` is told to those who ask for the holder."""
         self.name = name
+        self._run_id = run_id
         self._folder = folder / name.replace(":", "-").replace("/", "-")
 
     def _lock(self, name: str) -> FileLock:
         return FileLock(self._folder / f"{name}.lock")
+
+    def _whole(self) -> FileLock:
+        """The device itself; the other locks are about who is next."""
+        return FileLock(self._folder / "device.lock", self._run_id)
+
+    def holder(self) -> str:
+        """The run that has the device now; empty when it is free."""
+        device = FileLock(self._folder / "device.lock")
+        return device.noted() if device.taken_by_another() else ""
 
     @contextmanager
     def training(
@@ -144,7 +159,7 @@ class Device:
         `fits` says whether somebody who needs so many GB has room beside the trainer; who has not
         makes it leave. Raises `GaveUp` when `stop` becomes true before the device is free.
         """
-        turn, device = self._lock("training"), self._lock("device")
+        turn, device = self._lock("training"), self._whole()
         try:
             turn.wait(stop)
             device.wait(stop)
@@ -160,7 +175,7 @@ class Device:
         It leaves the device when it has no room for `needs_gb` beside it. Raises `GaveUp` when
         `stop` becomes true before the device is free.
         """
-        wish, device = self._lock("wish"), self._lock("device")
+        wish, device = self._lock("wish"), self._whole()
         try:
             wish.wait(stop)
             wish.note(str(needs_gb))

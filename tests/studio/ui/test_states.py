@@ -70,6 +70,20 @@ def test_somebody_who_has_nothing_yet_is_told_what_to_do(
     assert words("create_no_model") in shown(site.open(there, "create"))
 
 
+def test_the_host_sees_which_run_has_the_device(site: Site, parts: Parts, alice: Household) -> None:
+    visit = visit_of(parts.studio.user("local"), "de")
+    for run_id in (alice.training.id, alice.drawing.id):
+        parts.catalog.update_run(run_id, state="learning")
+    try:
+        with parts.drawing_device(alice.drawing.id).drawing(stop=lambda: False):
+            board = shown(site.open(visit, "host"))
+        assert board.count(visit.words("host_holds_device")) == 1
+        assert visit.words("host_holds_device") not in shown(site.open(visit, "host"))
+    finally:
+        for run_id in (alice.training.id, alice.drawing.id):
+            parts.catalog.update_run(run_id, state="done")
+
+
 def test_a_link_to_somebody_who_is_gone_shows_nobody_else(
     site: Site, parts: Parts, alice: Household
 ) -> None:

@@ -52,6 +52,30 @@ def test_a_drawing_pauses_a_training_and_the_training_goes_on(tmp_path):
         assert not pause.exists()
 
 
+def test_who_has_the_device_is_told_and_nobody_when_it_is_free(tmp_path):
+    learns, draws = Device(tmp_path, "cpu", "learns"), Device(tmp_path, "cpu", "draws")
+    onlooker = Device(tmp_path, "cpu")
+    assert onlooker.holder() == ""
+    with learns.training(tmp_path / "pause", stop=never) as lease:
+        assert onlooker.holder() == "learns"
+        drawn = threading.Event()
+
+        def draw() -> None:
+            with draws.drawing(stop=never):
+                drawn.set()
+                time.sleep(0.3)
+
+        thread = threading.Thread(target=draw)
+        thread.start()
+        while not lease.share(paused=True):
+            time.sleep(0.05)
+        assert drawn.wait(5) and onlooker.holder() == "draws"
+        thread.join(5)
+        lease.share(paused=True)
+        assert onlooker.holder() == "learns"
+    assert onlooker.holder() == ""
+
+
 @pytest.mark.parametrize(("needed", "asked"), [(3.0, b""), (30.0, LEAVE)])
 def test_a_training_leaves_the_device_to_what_has_no_room_beside_it(tmp_path, needed, asked):
     device, pause = Device(tmp_path, "cuda:0"), tmp_path / "pause"
