@@ -11,14 +11,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from moderation.aws import ServiceFault, client
-from moderation.bulk import PHOTO_ENDINGS
+from moderation.source import PHOTO_ENDINGS
 
 REFUSED = "refused/"
 MOST_BYTES = 64 << 20  # no photo is larger; a body is not read further
 
 
 class S3Source:
-    """A `moderation.bulk.Source` in S3. Raises `ServiceFault` for what S3 refuses."""
+    """A `moderation.source.Source` in S3. Raises `ServiceFault` for what S3 refuses."""
 
     def __init__(
         self, uri: str, region: str, *, endpoint_url: str | None = None, timeout_s: float = 30.0

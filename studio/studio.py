@@ -10,7 +10,8 @@ from typing import Any
 from diffusion.bases import Bases
 from moderation.chain import Moderation
 from prompts.catalog import Styles
-from studio.catalog import Catalog, faults_named
+from studio.catalog import Catalog
+from studio.database import faults_named
 from studio.doors.clients import Clients
 from studio.doors.erasing import Erasing
 from studio.doors.tokens import Tokens

@@ -212,7 +212,7 @@ MUTATIONS = {
     ),
     "password": Mutation(
         "a fault names the database without its password",
-        "studio.catalog:faults_named",
+        "studio.database:faults_named",
         "hide_password=True",
         "hide_password=False",
         f"{STUDIO}/test_catalog.py::"

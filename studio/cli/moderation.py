@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from moderation import bulk, decisions, fetching
 from moderation.aws import ServiceFault
 from moderation.policy import PolicyError, load_policy
+from moderation.source import FolderSource, Source
 from moderation.verdict import Decision, Finding, Reason, Stage
 from studio.cli import classifier
 from studio.cli.console import REFUSED, UNCHECKED, Json, Output, reporting
@@ -280,7 +281,7 @@ def _decoder(gate: Gate, file: Path, min_px: int) -> Callable[[bytes], Image.Ima
     return decode
 
 
-def _source(settings: Settings, source: str, report: Path) -> bulk.Source:
+def _source(settings: Settings, source: str, report: Path) -> Source:
     if source.startswith("s3://"):
         return photo_source(settings, source)
     folder = Path(source)
@@ -290,7 +291,7 @@ def _source(settings: Settings, source: str, report: Path) -> bulk.Source:
             "Name a folder elsewhere with --report.",
         )
     try:
-        return bulk.FolderSource(folder)
+        return FolderSource(folder)
     except NotADirectoryError as fault:
         raise UserError(
             f"There is no folder {folder}.", "Name the folder that holds the photos."

@@ -15,7 +15,7 @@ from studio.storage.published import Withdraws
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
-    from moderation.bulk import Source
+    from moderation.source import Source
     from serving.orderbook import AsyncSettings
     from serving.published import EndpointSettings
     from serving.request import Engine

@@ -15,7 +15,7 @@ from moderation.chain import PromptRequest
 from moderation.decisions import keyed_hash
 from moderation.verdict import Decision, Verdict
 from studio.actions import Quality, Shape
-from studio.catalog import Taken
+from studio.database import Taken
 from studio.doors.runs import Runs
 from studio.errors import NotAllowed, UserError
 from studio.records import PersonalModel, Run, Use, User, new_id, now

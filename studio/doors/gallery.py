@@ -15,7 +15,7 @@ from PIL import Image
 
 from prompts.style import Style
 from studio.actions import UNDO_MINUTES
-from studio.catalog import Taken
+from studio.database import Taken
 from studio.doors.comparing import Comparing
 from studio.errors import NotAllowed, UserError
 from studio.keeping.archive import writing_zip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -140,3 +140,11 @@ def checked_name(name: str, what: str = "name") -> str:
             f"The {what} has characters that cannot be shown.", "Use letters, digits and spaces."
         )
     return tidy
+
+
+def one_of(what: str, value: object, known: Sequence[str]) -> None:
+    """Raises `UserError` with what there is when a wish is none of them."""
+    if value not in known:
+        raise UserError(
+            f"The {what} “{str(value)[:60]}” does not exist.", f"Choose one of: {', '.join(known)}."
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studio.catalog import Taken
+from studio.database import Taken
 from studio.doors.owned import Owned, checked_name
 from studio.errors import NotAllowed, UserError
 from studio.records import Consent, Person, Photo, PhotoSet, User, new_id, now

@@ -18,7 +18,7 @@ from PIL import Image
 from moderation.photos import PhotoJudgement
 from moderation.verdict import Decision, Reason, Verdict
 from studio.actions import SetStatus
-from studio.catalog import Taken
+from studio.database import Taken
 from studio.doors.people import People
 from studio.errors import NotAllowed, UserError
 from studio.intake import photoset

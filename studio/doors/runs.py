@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import secrets
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from diffusion.bases import Base
 from moderation.chain import PromptRequest
 from moderation.verdict import Decision, Verdict
 from prompts.compose import compose
 from prompts.style import Style
-from studio.actions import Estimate, Quality, Shape
-from studio.cloud.costs import training as training_cost
-from studio.doors.owned import checked_name, known
-from studio.doors.photos import Photos
+from studio.actions import Quality, Shape
+from studio.doors.estimates import QUALITIES, Estimates
+from studio.doors.owned import checked_name, known, one_of
 from studio.errors import BackendError, UserError
 from studio.pictures.sizes import size
 from studio.records import Person, PersonalModel, Photo, PhotoSet, Run, Use, new_id, now
-from training.hub import TABLE as JUMPSTART
-from training.recipe import plan
-from training.request import BaseRef, InstancePhoto, TrainingRequest
 
-QUALITIES = ("fast", "balanced", "best")
 SHAPES = ("square", "portrait", "banner", "circle")
 MAX_SEED = 2**31 - 1
 MAX_STEPS = 10_000
-STEP_SECONDS = {"starter": 0.35, "sd15": 0.9, "sd21": 0.9, "sdxl": 2.5}
-"""Seconds a training step takes before this machine has trained any: starter on two CPU cores, the
-others on one data-centre GPU with rests for previews. Replaced by what was measured."""
 
 
 @dataclass(frozen=True)
@@ -42,35 +32,8 @@ class Wishes:
     total: int
 
 
-class Runs(Photos):
+class Runs(Estimates):
     """Doors about long work."""
-
-    def estimate(
-        self, user_id: str, set_id: str, quality: Quality = "balanced", base_id: str = ""
-    ) -> Estimate:
-        """What training this set now would take, on this base or the best one here."""
-        self._mine(PhotoSet, user_id, set_id)
-        _one_of("quality", quality, QUALITIES)
-        base, reason = self._base(base_id)
-        accepted = sum(photo.accepted for photo in self.catalog.find(Photo, set_id=set_id))
-        photos = max(accepted, self.settings.min_photos)
-        steps = self.settings.steps or self._steps(base, photos, quality)
-        warning = ""
-        if base.family == "starter":
-            warning = "This base learns hair, skin and colours of your photos, not your face."
-        remote = self.settings.trainer != "local"
-        at_aws = training_cost(self.settings, steps, base.family) if remote else None
-        return Estimate(
-            steps=steps,
-            seconds=at_aws.seconds if at_aws else steps * self._step_seconds(base),
-            ahead=self.workflows.ahead_of_next("train", user_id),
-            base_id=base.id,
-            base_name=base.name,
-            reason=reason,
-            warning=warning,
-            dollars=at_aws.dollars if at_aws else None,
-            cost=at_aws.how if at_aws else "",
-        )
 
     def train(
         self,
@@ -86,7 +49,7 @@ class Runs(Photos):
         """Begin to train the set's accepted photos. `UserError` says what is still missing."""
         photo_set = self._mine(PhotoSet, user_id, set_id)
         person = self._mine(Person, user_id, photo_set.person_id)
-        _one_of("quality", quality, QUALITIES)
+        one_of("quality", quality, QUALITIES)
         _in_range("seed", seed, 0, MAX_SEED)
         if steps is None:
             steps = self.settings.steps or None
@@ -204,8 +167,8 @@ class Runs(Photos):
                 code="unknown-base",
             )
         styles = self._chosen_styles(model, style_ids)
-        _one_of("quality", quality, QUALITIES)
-        _one_of("shape", shape, SHAPES)
+        one_of("quality", quality, QUALITIES)
+        one_of("shape", shape, SHAPES)
         _in_range("number of avatars", count, 1, self.settings.max_count)
         chosen = secrets.randbelow(MAX_SEED) if seed is None else seed
         _in_range("seed", chosen, 0, MAX_SEED)
@@ -329,24 +292,6 @@ class Runs(Photos):
                 code="no-consent",
             )
 
-    def _steps(self, base: Base, photos: int, quality: Quality) -> int:
-        """Steps of the recipe that a training of so many photos will follow."""
-        if self.settings.trainer == "jumpstart":
-            return int(JUMPSTART["usual_steps"])
-        asked = TrainingRequest(
-            run_id="estimate",
-            base=BaseRef(id=base.id, family=base.family, folder=base.folder, sha256=""),
-            photos=(InstancePhoto(path=base.folder),) * photos,
-            run_folder=base.folder,
-            quality=quality,
-        )
-        return plan(asked).steps
-
-    def _step_seconds(self, base: Base) -> float:
-        past = self.catalog.find(PersonalModel, base_id=base.id, newest_first=True, limit=5)
-        measured = [model.seconds / model.steps for model in past if model.steps > 0]
-        return statistics.median(measured) if measured else STEP_SECONDS[base.family]
-
     def _chosen_styles(self, model: PersonalModel, style_ids: Sequence[str]) -> list[Style]:
         if not style_ids:
             raise UserError("No style is chosen.", "Choose at least one.")
@@ -422,13 +367,6 @@ class Runs(Photos):
             return UserError(first.message, first.fix, code="refused")
         return UserError(
             "This text is not allowed here.", "Describe the avatar differently.", code="refused"
-        )
-
-
-def _one_of(what: str, value: object, known: Sequence[str]) -> None:
-    if value not in known:
-        raise UserError(
-            f"The {what} “{str(value)[:60]}” does not exist.", f"Choose one of: {', '.join(known)}."
         )
 
 

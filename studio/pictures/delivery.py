@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from PIL.PngImagePlugin import PngInfo
 
 from studio.actions import Shape
-from studio.catalog import Catalog, Taken
+from studio.catalog import Catalog
+from studio.database import Taken
 from studio.errors import NotAllowed
 from studio.records import Avatar, PersonalModel, Run, new_id, now
 from studio.storage.storage import Storage

@@ -267,7 +267,7 @@ window.studio = (() => {
       <label><span></span><textarea rows="4" maxlength="1000" required></textarea></label><div class="row-actions"></div></form></dialog>`);
     const part = (name) => dialog.querySelector(name);
     part("h2").textContent = say.appeal_title;
-    part(".hint").textContent = source.dataset.kind === "text" ? say.appeal_help_text : say.appeal_help;
+    part(".hint").textContent = source.dataset.kind === "text" ? say.appeal_help_text : source.dataset.kind === "photo" ? say.appeal_help_photo : say.appeal_help;
     part("label span").textContent = say.appeal_reason;
     const no = button(say.cancel), go = button(say.appeal_send, "key");
     go.type = "submit";

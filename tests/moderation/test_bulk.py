@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 import studio
-from moderation.bulk import JOURNAL, FolderSource, Prompts, judge_texts, screen
+from moderation.bulk import JOURNAL, Prompts, judge_texts, screen
 from moderation.chain import build
 from moderation.layers import ModerationConfig
+from moderation.source import FolderSource
 from moderation.verdict import Decision
 
 SAMPLE = sorted((Path(studio.__file__).parent / "samples" / "person-1").glob("*.webp"))[0]

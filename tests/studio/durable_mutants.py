@@ -22,7 +22,7 @@ MUTATIONS = {
     ),
     "commit": Mutation(
         "SQLite brings every commit to the disk",
-        "studio.catalog:_tune_sqlite",
+        "studio.database:_tune_sqlite",
         '"synchronous=FULL"',
         '"synchronous=OFF"',
         f"{HERE}/test_catalog.py::test_a_crash_of_power_loses_nothing_that_was_promised",
@@ -142,8 +142,8 @@ MUTATIONS = {
     "checkpoint": Mutation(
         "a trainer that was ended goes on from its checkpoint",
         "training.checkpoint:read",
-        "if not path.is_file():",
-        "if True:",
+        "return None if found is None else",
+        "return None if True else",
         "tests/training/test_dreambooth.py::"
         "test_a_run_that_was_terminated_continues_to_the_same_weights",
     ),

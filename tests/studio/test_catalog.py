@@ -14,7 +14,8 @@ from alembic.runtime.migration import MigrationContext
 
 from moderation.verdict import Decision, Reason
 from studio import tables
-from studio.catalog import OVER, Taken, open_catalog
+from studio.catalog import OVER, open_catalog
+from studio.database import Taken
 from studio.errors import BackendError, NotAllowed
 from studio.records import (
     Avatar,

@@ -184,41 +184,8 @@ def test_strangers_see_the_sign_in_and_nothing_else(shared):
     assert client.get("/config", headers=forged).status_code == 401
 
 
-def test_pages_outside_of_the_studio_speak_the_browsers_language(shared, local):
-    """The sign-in, what it refuses, and an address that we do not have."""
-    german = {"accept": "text/html,*/*", "accept-language": "de-DE,de;q=0.9"}
-    client = client_of(shared[0])
-    page = client.get("/login", headers=german).text
-    assert 'lang="de"' in page and "Anmelden" in page and "Sign in" not in page
-    wrong = client.post("/login", data={"name": "dora", "password": "x"}, headers=german)
-    assert wrong.status_code == 401 and "Passwort ist falsch" in wrong.text
-    guard_of(shared[0])["visitors"].throttle._misses.clear()
-    lost = client_of(local).get("/campaigns", headers=german)
-    assert lost.status_code == 404 and "keine Seite" in lost.text and 'href="/"' in lost.text
-    assert client_of(local).get("/campaigns").text == "There is nothing here."
-
-
-def test_a_wrong_password_is_refused_and_then_waits(shared):
-    app, _ = shared
-    client = client_of(app)
-    for _ in range(accounts.MISSES):
-        answer = client.post("/login", data={"name": "carl", "password": "wrong"})
-        assert answer.status_code == 401 and "wrong" in answer.text
-    assert client.post("/login", data={"name": "carl", "password": "wrong"}).status_code == 429
-    # The place is slowed down with the name, so this test must come from its own place.
-    guard_of(app)["visitors"].throttle._misses.clear()
-
-
 def guard_of(app) -> dict:
     return next(m for m in app.user_middleware).kwargs
-
-
-def test_signing_out_ends_the_session(shared):
-    app, _ = shared
-    client = client_of(app, "ann")
-    assert client.get("/config").status_code == 200
-    client.get("/logout")
-    assert client.get("/config").status_code == 401
 
 
 def files_of(goods) -> list[str]:
