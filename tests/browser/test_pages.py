@@ -176,7 +176,7 @@ def test_everything_of_a_person_goes_only_when_their_name_is_typed(
         card.locator(".erase summary").click()
     card.locator("input[name=typed]").fill("Goes Away")
     card.locator("form[data-do=erase] button").click()
-    expect(page.locator(".receipt")).to_contain_text("1 photos")
+    expect(page.locator(".receipt")).to_contain_text("1 photo, 0 models")
     expect(page.locator(".person-card", has_text="Goes Away")).to_have_count(0)
     assert sum(1 for path in (studio.home / "storage").rglob("*.jpg")) < before
 
