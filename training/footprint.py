@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from diffusion.bases import WEIGHT_FOLDERS, BaseDamaged
-from training.recipe import TEXT_TARGETS, Recipe, step_down
+from training.recipe import TEXT_TARGETS, Recipe, candidate_steps, step_down
 
 GB = 1e9
 _USED = 0.85  # of the free memory: the rest is for workspaces and what lies between two layers
@@ -56,7 +56,7 @@ class Footprint:
 
     def disk_gb(self, recipe: Recipe) -> float:
         """The most a run writes: a checkpoint beside its replacement, candidates, the result."""
-        candidates = recipe.candidates + (recipe.token_steps > 0)
+        candidates = len(candidate_steps(recipe))
         bytes_each = 2 * _CHECKPOINT_BYTES + candidates * _CANDIDATE_BYTES + _RESULT_BYTES
         return _OTHER_GB + self.learned * bytes_each / GB
 

@@ -6,7 +6,7 @@ fresh sample from them, which is what encoding afresh would have given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +50,14 @@ class Moments:
 
 
 @torch.no_grad()
-def encode_moments(parts: Parts, pictures: Sequence[Image.Image]) -> Moments:
-    """Encode pictures of one size. `parts` needs its VAE."""
+def encode_moments(
+    parts: Parts, pictures: Sequence[Image.Image], check: Callable[[], None] = lambda: None
+) -> Moments:
+    """Encode pictures of one size. `parts` needs its VAE. `check` runs before every few pictures
+    and may raise to stop."""
 
     def encoded(some: Sequence[Image.Image]) -> list[tuple[Tensor, Tensor]]:
+        check()
         posterior = encode(parts, some)
         mean = scale_latents(parts, posterior.mean).float().cpu()
         deviation = scale_latents(parts, posterior.std).float().cpu()

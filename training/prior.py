@@ -74,11 +74,13 @@ def draw(
     size: int,
     *,
     on_picture: OnPicture | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Draw a class set into `folder`; pictures that are already there are kept.
 
     Needs all parts of the base. `prior.json` is written last, so its presence means the set is
-    whole. `on_picture` hears how many of how many are done and may raise to stop.
+    whole. `on_picture` hears how many of how many are done; `check` runs between drawing steps.
+    Both may raise to stop.
     """
     folder.mkdir(parents=True, exist_ok=True)
     prompts = [
@@ -98,6 +100,7 @@ def draw(
             schedule,
             recipe.guidance,
             size,
+            check,
         )
         for number, picture in zip(numbers, drawn, strict=True):
             write_picture(folder / names[number], picture)
@@ -105,7 +108,7 @@ def draw(
             on_picture(len(names) - len(missing) + start + len(numbers), len(names))
     write_atomically(folder / CAPTIONS, json.dumps(captions, indent=1).encode())
     pictures = [_open(folder / name) for name in names]
-    encode_moments(parts, pictures).save(folder / MOMENTS)
+    encode_moments(parts, pictures, check).save(folder / MOMENTS)
     record = {"family": recipe.family, "noun": noun, "count": len(names), "size": size}
     write_atomically(folder / RECORD, json.dumps(record, indent=1).encode())
 
@@ -117,8 +120,9 @@ def draw_pictures(
     schedule: Schedule,
     guidance: float,
     size: int,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Image.Image]:
-    """Pictures of the bare base, one a prompt and seed."""
+    """Pictures of the bare base, one a prompt and seed. `check` runs between drawing steps."""
     with torch.no_grad():
         negative = negative_embeds(parts)
 
@@ -126,7 +130,9 @@ def draw_pictures(
         with torch.no_grad():
             embeds = encode_prompt(parts, [prompt for prompt, _ in asked])
         rows = [Row(embeds.row(n), negative, guidance, seed) for n, (_, seed) in enumerate(asked)]
-        latents = sample(parts, rows, schedule, width=size, height=size)
+        latents = sample(
+            parts, rows, schedule, width=size, height=size, on_step=lambda _step, _all: check()
+        )
         with torch.no_grad():
             return decode(parts, torch.cat([row for row in latents if row is not None]))
 

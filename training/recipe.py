@@ -138,6 +138,14 @@ def default(family: Family, quality: Quality = "balanced") -> Recipe:
     return Recipe(family=family, quality=quality, method="lora", why=why, **rows)
 
 
+def candidate_steps(recipe: Recipe) -> tuple[int, ...]:
+    """Where candidates are kept: the settled word, then evenly through the second stage."""
+    places = {recipe.token_steps} if recipe.token_steps else set()
+    for number in range(1, recipe.candidates + 1):
+        places.add(recipe.token_steps + round(recipe.lora_steps * number / recipe.candidates))
+    return tuple(sorted(place for place in places if place > 0))
+
+
 def step_down(recipe: Recipe) -> tuple[Recipe, str] | None:
     """The next notch towards less memory, with the sentence for the person; None when none is left.
 

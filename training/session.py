@@ -38,7 +38,7 @@ from training.precision import (
 )
 from training.prior import ClassSet
 from training.progress import Cancelled
-from training.recipe import Recipe, lowered, plan, step_down
+from training.recipe import Recipe, candidate_steps, lowered, plan, step_down
 from training.request import Phase, Preview, TrainedModel, TrainingRequest
 from training.result import FOLDER
 from training.threads import Threads
@@ -91,22 +91,31 @@ class Session:
             member.progress.phase(Phase.PREPARING)
         self._check_base()
         recipes = self._recipes()
-        parts = self._load()
-        for member, recipe in zip(self.members, recipes, strict=True):
-            self._check(member)
-            instances = dataset.build(member.request, recipe, self._size)
-            pictures = [instance.picture for instance in instances.learned]
-            member.person = Person(
-                member.request,
-                recipe,
-                encode_moments(parts, pictures),
-                tuple(instance.captions for instance in instances.learned),
-                self._classes(member, parts, recipe),
-            )
-            member.held_out = instances.held_out
-            member.training = instances.whole
+        base, dtype = self.members[0].request.base, self._precision.base
+        parts = load_parts(base.folder, base.family, device=self._device, dtype=dtype)
+        for member, recipe in zip(list(self.members), recipes, strict=True):
+            try:
+                self._gather(member, recipe, parts)
+            except Cancelled:
+                self._let_go(member)
+                self.members.remove(member)
         parts.drop(VAE)
         return parts
+
+    def _gather(self, member: Member, recipe: Recipe, parts: Parts) -> None:
+        """One person's pictures, encoded."""
+        member.control.check()
+        instances = dataset.build(member.request, recipe, self._size)
+        pictures = [instance.picture for instance in instances.learned]
+        member.person = Person(
+            member.request,
+            recipe,
+            encode_moments(parts, pictures, member.control.check),
+            tuple(instance.captions for instance in instances.learned),
+            self._classes(member, parts, recipe),
+        )
+        member.held_out = instances.held_out
+        member.training = instances.whole
 
     def _check_base(self) -> None:
         """What needs the base's vocabulary and settings, before its weights are loaded."""
@@ -156,11 +165,6 @@ class Session:
                 "that needs less memory, or a device with more.",
             ) from error
 
-    def _load(self) -> Parts:
-        base = self.members[0].request.base
-        dtype = self._precision.base
-        return load_parts(base.folder, base.family, device=self._device, dtype=dtype)
-
     def _classes(self, member: Member, parts: Parts, recipe: Recipe) -> ClassSet | None:
         """The judged class pictures, or own ones that nobody sees."""
         if recipe.prior_batch == 0 or recipe.prior_weight == 0 or recipe.lora_steps == 0:
@@ -175,7 +179,7 @@ class Session:
                 member.request.class_noun,
                 folder,
                 self._size,
-                on_picture=lambda _done, _all: self._check(member),
+                check=member.control.check,
             )
         return prior.own_set(folder, self._size)
 
@@ -261,9 +265,13 @@ class Session:
             member.control.check()
             member.control.hold(member.progress, lambda: self._save(slot, member))
         except Cancelled:
-            if len(self.members) == 1:
-                raise
-            member.end(Phase.CANCELLED, None)
+            self._let_go(member)
+
+    def _let_go(self, member: Member) -> None:
+        """End who asked for it, from where that was noticed; it ends the run of a lone person."""
+        if len(self.members) == 1:
+            raise Cancelled
+        member.end(Phase.CANCELLED, None)
 
     def save_all(self) -> None:
         """Checkpoint everybody who is still learning; for a process that must end."""
@@ -325,7 +333,11 @@ class Session:
             if member.ended:
                 continue
             member.progress.phase(Phase.CHECKING)
-            report = self._choose(slot, member)
+            try:
+                report = self._choose(slot, member)
+            except Cancelled:
+                self._let_go(member)
+                continue
             member.progress.phase(Phase.SAVING)
             results[member.request.run_id] = self._export(slot, member, report)
             member.end(Phase.DONE, None)
@@ -339,7 +351,7 @@ class Session:
         """Put the best candidate's weights into the slot -> report."""
         learner, person = self._the_learner(), member.person
         assert person is not None
-        painter = Painter(learner, self._size, lambda: self._check(member))
+        painter = Painter(learner, self._size, member.control.check)
         judge = Judge(painter, person.recipe, member.request, member.held_out, member.training)
         candidates = checkpoint.read_candidates(member.folder)
         found: list[Scores] = []
@@ -381,18 +393,7 @@ class Session:
             m for m in self.members if not m.ended and m.person is not None and not m.person.done
         ]
 
-    def _check(self, member: Member) -> None:
-        member.control.check()
-
     def _check_all(self) -> None:
         """Between drawing steps only a lone person's cancel (and any signal) stops at once."""
         if len(self.members) == 1:
             self.members[0].control.check()
-
-
-def candidate_steps(recipe: Recipe) -> tuple[int, ...]:
-    """Where candidates are kept: the settled word, then evenly through the second stage."""
-    places = {recipe.token_steps} if recipe.token_steps else set()
-    for number in range(1, recipe.candidates + 1):
-        places.add(recipe.token_steps + round(recipe.lora_steps * number / recipe.candidates))
-    return tuple(sorted(place for place in places if place > 0))

@@ -180,6 +180,23 @@ def test_a_cancelled_run_ends_within_two_seconds(ask):
     assert not (asked.run_folder / FOLDER).exists()
 
 
+@pytest.mark.parametrize("when", [Phase.PREPARING, Phase.CHECKING])
+def test_who_is_cancelled_among_others_ends_alone(ask, monkeypatch, when):
+    one, two = (ask("starter", name, steps=3) for name in ("one", "two"))
+    enter = Progress.phase
+
+    def entered(self: Progress, phase: Phase) -> None:
+        enter(self, phase)
+        if phase is when:
+            (two.run_folder / CANCEL).touch()
+
+    monkeypatch.setattr(Progress, "phase", entered)
+    assert run(one, two) == dreambooth.FAILED, "not everybody has a result"
+    assert read_status(one.run_folder).phase is Phase.DONE
+    assert read_status(two.run_folder).phase is Phase.CANCELLED
+    assert not (two.run_folder / FOLDER).exists()
+
+
 def test_people_of_one_run_each_get_their_own_result(ask):
     one, two, gone = (
         ask("starter", name, seed=seed, steps=steps)

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from diffusion.bases import weights_sha256
+from diffusion.load import load_parts
+from diffusion.sampling import Schedule
 from training import prior
 from training.errors import BadClassSet
+from training.moments import encode_moments
 from training.recipe import default
 from training.request import BaseRef
 
@@ -25,6 +29,20 @@ def base(bases):
 @pytest.fixture
 def copy(classes, tmp_path):
     return Path(shutil.copytree(classes["starter"], tmp_path / "set"))
+
+
+def test_drawing_and_encoding_stop_where_they_are_told_to(base):
+    class Enough(Exception):
+        pass
+
+    def stop() -> None:
+        raise Enough
+
+    parts = load_parts(base.folder, "starter")
+    with pytest.raises(Enough):
+        prior.draw_pictures(parts, ["a"], [1], Schedule("ddim", 2), 2.0, 16, stop)
+    with pytest.raises(Enough):
+        encode_moments(parts, [Image.new("RGB", (16, 16))], stop)
 
 
 def test_a_set_is_drawn_once_and_an_interrupted_one_goes_on(base, tmp_path):
