@@ -292,6 +292,18 @@ def test_a_comparison_shows_what_came_and_what_did_not(
     assert visit.words("compare_missing") in told and visit.words("results_failed") in told
 
 
+def test_who_signed_in_can_sign_out(
+    site: Site, parts: Parts, alice: Household, tmp_path: Path
+) -> None:
+    (tmp_path / "accounts").touch()
+    settings = parts.settings.model_copy(update={"accounts": str(tmp_path / "accounts")})
+    with gr.Blocks():
+        shared = Site(parts.studio, settings, None)
+    visit = visit_of(alice.user, "de")
+    assert 'href="logout"' in shown(shared.open(visit, "people"))
+    assert 'href="logout"' not in shown(site.open(visit, "people"))
+
+
 def test_the_hosts_page_is_for_hosts_only(parts: Parts, alice: Household, tmp_path: Path) -> None:
     accounts = tmp_path / "accounts"
     accounts.touch()
