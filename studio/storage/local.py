@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -110,21 +111,19 @@ class LocalStorage:
         return gone
 
     def drop_copies(self, wanted: Callable[[str], bool], age_s: float) -> int:
-        """None: files are read where they are."""
-        return 0
+        """What interrupted writes left behind; whole files are read where they are."""
+        folder, gone = self.root / _UNFINISHED, 0
+        for path in folder.iterdir() if folder.is_dir() else ():
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime >= age_s:
+                    path.unlink()
+                    gone += 1
+        return gone
 
     def url(self, key: str, *, expires_s: int) -> str | None:
         """None: files of this machine are served by the studio's own owner-checked route."""
         self._path(key)
         return None
-
-    def drop_unfinished(self) -> int:
-        """Remove what interrupted writes left behind; only when nobody else writes. How many."""
-        folder = self.root / _UNFINISHED
-        left = list(folder.iterdir()) if folder.is_dir() else []
-        for path in left:
-            path.unlink(missing_ok=True)
-        return len(left)
 
     def _path(self, key: str) -> Path:
         parts = key.split("/")

@@ -34,7 +34,7 @@ class Storage(Protocol):
 
     def drop_copies(self, wanted: Callable[[str], bool], age_s: float) -> int:
         """Remove this machine's copies of keys that are not wanted and were not used for `age_s`
-        seconds; how many. Nothing where bytes are read in their place."""
+        seconds, and what interrupted writes left here; how many."""
         ...
 
     def url(self, key: str, *, expires_s: int) -> str | None:
