@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from moderation.policy import NOT_CHECKED, NOTHING_FOUND, Action, Policy, unavailable
+from moderation.policy import NOT_CHECKED, NOTHING_FOUND, Policy, unavailable
 from moderation.verdict import Decision, Finding, Stage, Verdict
 
 log = logging.getLogger(__name__)
@@ -117,14 +117,6 @@ def what_if(records: Iterable[DecisionRecord], policy: Policy) -> list[Change]:
         if after is not past.decision and past.decision is not Decision.UNAVAILABLE:
             changes.append(Change(past.id, past.stage, past.decision, after))
     return changes
-
-
-def actions_if(records: Iterable[DecisionRecord], policy: Policy) -> dict[str, tuple[Action, bool]]:
-    """What would be done under this policy, and whether with a retry, by id of the record."""
-    return {
-        past.id: policy.action(Verdict(policy.decide(past.findings), past.findings), past.stage)
-        for past in records
-    }
 
 
 @dataclass(frozen=True)
