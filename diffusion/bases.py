@@ -24,6 +24,7 @@ Family = Literal["starter", "sd15", "sd21", "sdxl"]
 
 PROJECT = Path(__file__).parent.parent
 WEIGHT_FOLDERS = ("unet", "vae", "text_encoder", "text_encoder_2")
+PROBE = "probe"  # what reads a starter's own drawings; no published family comes with one
 RECORD = "base.json"  # written last, so a folder that has it is complete
 _HASHES = "hashes.json"
 

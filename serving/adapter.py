@@ -36,7 +36,8 @@ MOST_TIMES = 100.0
 """How many times larger than the base's own something personal may be: what an adapter adds to a
 layer against the layer's weights (Frobenius norms), and a learned word against the vocabulary's. A
 LoRA is a correction, a fraction of the weights: at a hundred times as much nothing of the base is
-left, and in fp16 activations of some hundreds overflow."""
+left, and in fp16 activations of some hundreds overflow. Thirty people whom the starter
+learned reach 0.11 and 1.7."""
 
 PREFIXES = ("unet", "text_encoder", "text_encoder_2")
 _ENDINGS = (".lora_A.weight", ".lora_B.weight", ".alpha")

@@ -17,10 +17,11 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from diffusion.bases import PROBE
 from training.starter import probe
 from training.starter.probe import Reading
 
-FOLDER, FILE = "probe", "attributes.safetensors"
+FILE = "attributes.safetensors"
 LOOKS = ("hair", "glasses", "facial_hair")
 
 _LOG = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Probe:
     @staticmethod
     def of(base: Path) -> Probe | None:
         """The probe in a base's folder; None where there is none or it cannot be used."""
-        path = base / FOLDER / FILE
+        path = base / PROBE / FILE
         if not path.is_file():
             return None
         try:
@@ -52,7 +53,7 @@ class Probe:
 
     def save(self, base: Path) -> Path:
         """Write the probe into a base's folder, in half precision."""
-        path = base / FOLDER / FILE
+        path = base / PROBE / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         state = {
             key: (value.half() if value.is_floating_point() else value).contiguous()

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 from pydantic import ValidationError
 
-from diffusion.bases import BaseDamaged, BaseError, family_of, weights_sha256
+from diffusion.bases import PROBE, BaseDamaged, BaseError, family_of, weights_sha256
 from training.errors import NoRoom, RequestRefused, TrainingError
 from training.footprint import GB, Footprint, footprint
 from training.recipe import Recipe, check_alike, plan
@@ -161,8 +161,9 @@ def _check_base(request: TrainingRequest, hash_cache: Path | None) -> None:
         raise RequestRefused("base.folder", base.folder, f"the base {base.id} is not there.")
     try:
         family = family_of(base.folder)
-        # What no published family looks like may be a smaller one of them.
-        if family != base.family and (family != "starter" or base.family == "sdxl"):
+        # What no published family looks like may be a smaller one of them; a starter is not.
+        sure = family != "starter" or base.family == "sdxl" or (base.folder / PROBE).is_dir()
+        if family != base.family and sure:
             raise RequestRefused("base.family", base.family, f"{base.id} belongs to {family}.")
         actual = weights_sha256(base.folder, hash_cache)
     except BaseError as error:

@@ -79,6 +79,10 @@ def test_bases(good, bases, tmp_path):
     for family in ("starter", "sd21", "sdxl"):
         taken = BaseRef(id="wide", family=family, folder=wide, sha256="")
         assert f"`base.family` is {family}: wide belongs to sd15" in refusal(good(base=taken))
+    ours = Path(__file__).parents[2] / "models" / "starter-3"
+    for family in ("sd15", "sd21", "sdxl"):
+        taken = BaseRef(id="ours", family=family, folder=ours, sha256="")
+        assert f"`base.family` is {family}: ours belongs to starter" in refusal(good(base=taken))
     hollow = BaseRef(id="hollow", family="starter", folder=copy, sha256="")
     assert "`base` is hollow" in refusal(good(base=hollow))
 

@@ -14,10 +14,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
+from diffusion.bases import PROBE
 from diffusion.load import load_parts
 from tests.training.runs import photo, request
 from training import comparison
-from training.attributes import FILE, FOLDER, Attributes, Probe, style_of
+from training.attributes import FILE, Attributes, Probe, style_of
 from training.checks import check_request
 from training.colours import Colours
 from training.embedding import Embedding, Resemblance
@@ -109,7 +110,7 @@ def test_the_probe_reads_whether_a_style_was_followed(shipped):
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors", None])
 def test_a_probe_that_cannot_be_used_is_left_out(tmp_path, content, caplog):
-    folder = tmp_path / FOLDER
+    folder = tmp_path / PROBE
     folder.mkdir()
     if content is None:
         save_file({"x": torch.zeros(1)}, folder / FILE, {"size_px": "64"})
@@ -255,7 +256,7 @@ def test_a_question_is_answered_by_who_started_the_run(tmp_path):
     "text", ["{", "[]", '{"3": 2}', '{"3": "x"}', '{"3": NaN}', '{"4": 1}', "{}"]
 )
 def test_an_answer_that_is_none_is_as_good_as_silence(tmp_path, text):
-    folder = tmp_path / comparison.FOLDER
+    folder = tmp_path / comparison.PROBE
     folder.mkdir()
     (folder / comparison.ANSWER).write_text(text)
     begun = time.monotonic()
@@ -265,7 +266,7 @@ def test_an_answer_that_is_none_is_as_good_as_silence(tmp_path, text):
 
 def test_who_cannot_tell_says_so_at_once(tmp_path):
     question = {"photos": [], "candidates": {"3": []}}
-    folder = tmp_path / comparison.FOLDER
+    folder = tmp_path / comparison.PROBE
     folder.mkdir()
     (folder / comparison.QUESTION).write_text(json.dumps(question))
     assert comparison.answer(tmp_path, lambda _photos, _shown: None)
