@@ -256,7 +256,7 @@ def test_a_question_is_answered_by_who_started_the_run(tmp_path):
     "text", ["{", "[]", '{"3": 2}', '{"3": "x"}', '{"3": NaN}', '{"4": 1}', "{}"]
 )
 def test_an_answer_that_is_none_is_as_good_as_silence(tmp_path, text):
-    folder = tmp_path / comparison.PROBE
+    folder = tmp_path / comparison.FOLDER
     folder.mkdir()
     (folder / comparison.ANSWER).write_text(text)
     begun = time.monotonic()
@@ -266,7 +266,7 @@ def test_an_answer_that_is_none_is_as_good_as_silence(tmp_path, text):
 
 def test_who_cannot_tell_says_so_at_once(tmp_path):
     question = {"photos": [], "candidates": {"3": []}}
-    folder = tmp_path / comparison.PROBE
+    folder = tmp_path / comparison.FOLDER
     folder.mkdir()
     (folder / comparison.QUESTION).write_text(json.dumps(question))
     assert comparison.answer(tmp_path, lambda _photos, _shown: None)
