@@ -9,10 +9,8 @@ import ctypes
 import gc
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TypeVar
 
-import psutil
 import torch
 
 Item = TypeVar("Item")
@@ -21,30 +19,6 @@ Made = TypeVar("Made")
 # In the words of torch's CUDA allocator, of its CPU allocator, and of the C++ runtime.
 _WORDS = ("out of memory", "can't allocate memory", "bad_alloc", "cannot allocate memory")
 _ONEDNN = "could not create a primitive"  # all it says when its buffers do not fit
-
-# Limit and use of a control group, version 2 and 1, as they are mounted in a container.
-_GROUPS = (
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-)
-
-
-def free_gb(device: torch.device, groups: Path = Path("/sys/fs/cgroup")) -> float:
-    """Memory that a device has left, in GB (1e9 bytes).
-
-    For a CPU that of the machine, or of this process's control group where that is less.
-    """
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) / 1e9
-    left = [int(psutil.virtual_memory().available)]
-    for limit, used in _GROUPS:
-        with suppress(OSError, ValueError, KeyError):  # no such group, or no limit ("max")
-            lines = (groups / limit).with_name("memory.stat").read_text().splitlines()
-            # Pages of files that were read count as used, yet are given up at need.
-            files = int(dict(line.split() for line in lines)["inactive_file"])
-            most = int((groups / limit).read_text())
-            left.append(most - int((groups / used).read_text()) + files)
-    return max(0, min(left)) / 1e9
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -14,13 +14,14 @@ from functools import partial
 import torch
 
 from diffusion.load import TOKENIZER, VAE, Parts, load_parts
-from diffusion.memory import free_gb, give_back, is_out_of_memory
+from diffusion.memory import give_back, is_out_of_memory
 from training import checkpoint, dataset, prior
 from training.embedding import Embedding
 from training.errors import NoRoom, RequestRefused, TrainingError
 from training.export import export
 from training.footprint import DoesNotFit, Place, footprint
 from training.full import FullLearner
+from training.headroom import free_gb
 from training.judge import Judge, Scores, best
 from training.learner import Learner, word_ids
 from training.loss import Objective

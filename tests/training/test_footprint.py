@@ -8,8 +8,8 @@ import torch
 from diffusion.bases import PROJECT
 from diffusion.load import load_parts
 from diffusion.lora import attach
-from diffusion.memory import free_gb
 from training.footprint import DoesNotFit, Footprint, Place, footprint
+from training.headroom import free_gb
 from training.recipe import TEXT_TARGETS, default, lowered
 
 GPU, CPU = Place(2, 2, False), Place(4, 4, True)
