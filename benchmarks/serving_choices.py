@@ -61,7 +61,6 @@ def forms(parts: Parts, repeats: int, *, quick: bool) -> Figures:
     `quick` leaves out the whole UNet compiled, and on a CPU all compiling: it takes minutes. A form
     that cannot be had is named with its fault.
     """
-    cuda = parts.device.type == "cuda"
     unet: Any = load_parts(
         parts.folder, parts.family, device=parts.device, dtype=parts.dtype, parts={UNET}
     ).unet
@@ -69,6 +68,26 @@ def forms(parts: Parts, repeats: int, *, quick: bool) -> Figures:
     stack = attach(unet, recipe.targets, 2, recipe.rank, parts.dtype)
     stack.vectors.normal_(0, 0.01)
     stack.rows(1)
+    ways = _ways(parts, unet, quick=quick)
+    figures: Figures = {}
+    for name, way in ways.items():
+        try:
+            form = way()
+            figures[f"unet_{name}_first_s"] = round(timed(parts, form), 2)
+            figures[f"unet_{name}_s"] = _median(parts, form, repeats)
+        except Exception as error:  # noqa: BLE001 - that a form cannot be had is a result
+            figures[f"unet_{name}_fault"] = f"{type(error).__name__}: {error}"[:300]
+            continue
+        figures[f"unet_{name}_ratio"] = round(
+            figures["unet_as_it_is_s"] / figures[f"unet_{name}_s"], 3
+        )
+    stack.detach()
+    return figures
+
+
+def _ways(parts: Parts, unet: Any, *, quick: bool) -> dict[str, Callable[[], Call]]:
+    """What makes each form, in the order they must be made: each keeps what those before it set."""
+    cuda = parts.device.type == "cuda"
     inputs = _inputs(parts, unet)
 
     def call() -> Tensor:
@@ -106,20 +125,7 @@ def forms(parts: Parts, repeats: int, *, quick: bool) -> Figures:
         ways["blocks_compiled_graph"] = lambda: _graph(call)
     if not quick:
         ways["compiled"] = whole
-    figures: Figures = {}
-    for name, way in ways.items():
-        try:
-            form = way()
-            figures[f"unet_{name}_first_s"] = round(timed(parts, form), 2)
-            figures[f"unet_{name}_s"] = _median(parts, form, repeats)
-        except Exception as error:  # noqa: BLE001 - that a form cannot be had is a result
-            figures[f"unet_{name}_fault"] = f"{type(error).__name__}: {error}"[:300]
-            continue
-        figures[f"unet_{name}_ratio"] = round(
-            figures["unet_as_it_is_s"] / figures[f"unet_{name}_s"], 3
-        )
-    stack.detach()
-    return figures
+    return ways
 
 
 def _inputs(parts: Parts, unet: Any) -> dict[str, Any]:

@@ -111,6 +111,18 @@ def make_app(
         await run_in_threadpool(models.close)
         await run_in_threadpool(engine.close)
 
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.state.models = models
+    # Invocation comes first: `{name:path}` would take its suffix for part of a name.
+    _add_drawing(app, engine, models, alone)
+    _add_loading(app, models)
+    _add_errors(app)
+    return app
+
+
+def _add_drawing(app: FastAPI, engine: LocalEngine, models: Models, alone: Path | None) -> None:
+    """Health and the two ways to ask for pictures."""
+
     @asynccontextmanager
     async def using(name: str) -> AsyncIterator[Loaded]:
         loaded = models.take(name)
@@ -119,12 +131,27 @@ def make_app(
         finally:
             await run_in_threadpool(models.release, loaded)
 
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    app.state.models = models
-
     @app.get("/ping")
     async def ping() -> Response:
         return Response(status_code=200 if engine.alive else 503)
+
+    @app.post("/models/{name:path}/invoke")
+    async def invoke(name: str, request: Request) -> Response:
+        owner = request.headers.get("X-Amzn-SageMaker-Target-Model", name)
+        async with using(name) as loaded:
+            if loaded.whole is not None:
+                return await _invoke(loaded.whole, request, None, owner)
+            return await _invoke(engine, request, loaded.folder, owner)
+
+    @app.post("/invocations")
+    async def invocations(request: Request) -> Response:
+        if request.headers.get("Content-Type") == orders.TYPE:
+            return await _fulfil(engine, request)
+        return await _invoke(engine, request, alone, "")
+
+
+def _add_loading(app: FastAPI, models: Models) -> None:
+    """What models there are: load, list, look at one, unload."""
 
     @app.post("/models")
     async def load(request: Request) -> Response:
@@ -145,15 +172,6 @@ def make_app(
             body["nextPageToken"] = following
         return JSONResponse(body)
 
-    # Invocation comes first: `{name:path}` would take its suffix for part of a name.
-    @app.post("/models/{name:path}/invoke")
-    async def invoke(name: str, request: Request) -> Response:
-        owner = request.headers.get("X-Amzn-SageMaker-Target-Model", name)
-        async with using(name) as loaded:
-            if loaded.whole is not None:
-                return await _invoke(loaded.whole, request, None, owner)
-            return await _invoke(engine, request, loaded.folder, owner)
-
     @app.get("/models/{name:path}")
     async def one(name: str) -> Response:
         return JSONResponse(_shown(name, models.get(name)))
@@ -162,15 +180,6 @@ def make_app(
     async def unload(name: str) -> Response:
         await run_in_threadpool(models.unload, name)
         return JSONResponse({"modelName": name})
-
-    @app.post("/invocations")
-    async def invocations(request: Request) -> Response:
-        if request.headers.get("Content-Type") == orders.TYPE:
-            return await _fulfil(engine, request)
-        return await _invoke(engine, request, alone, "")
-
-    _add_errors(app)
-    return app
 
 
 def _shown(name: str, model: Loaded) -> dict[str, str]:

@@ -35,6 +35,15 @@ def loaded(endpoint, people):
     return endpoint
 
 
+def drawn_with(loaded, hook):
+    """The answer while `hook` runs after every UNet call."""
+    handle = loaded.engine.drawer.parts.unet.register_forward_hook(hook)
+    try:
+        return loaded.invoke("hash0")
+    finally:
+        handle.remove()
+
+
 def test_ping(endpoint):
     assert endpoint.http.get("/ping").status_code == 200
 
@@ -176,9 +185,7 @@ def test_a_picture_that_is_not_finite_is_422_and_the_next_is_drawn(loaded):
     def hook(_module, _args, output):
         return (output[0] * float("nan"),)
 
-    handle = loaded.engine.drawer.parts.unet.register_forward_hook(hook)
-    response = loaded.invoke("hash0")
-    handle.remove()
+    response = drawn_with(loaded, hook)
     assert response.status_code == 422
     assert "no numbers" in response.json()["error"]
     assert loaded.invoke("hash0").status_code == 200
@@ -291,24 +298,20 @@ def test_a_load_without_room_is_507_until_something_is_unloaded(serve, people):
 
 
 def test_a_picture_beyond_the_devices_memory_is_507(loaded):
-    def hook(_module, args):
+    def hook(*_given):
         raise MemoryError("out of memory")
 
-    handle = loaded.engine.drawer.parts.unet.register_forward_pre_hook(hook)
-    response = loaded.invoke("hash0")
-    handle.remove()
+    response = drawn_with(loaded, hook)
     assert response.status_code == 507
     assert "does not fit" in response.json()["error"]
     assert loaded.invoke("hash0").status_code == 200
 
 
 def test_an_unforeseen_fault_is_500_with_an_id_and_no_details(loaded):
-    def hook(_module, args):
+    def hook(*_given):
         raise RuntimeError("secret path /home/x")
 
-    handle = loaded.engine.drawer.parts.unet.register_forward_pre_hook(hook)
-    response = loaded.invoke("hash0")
-    handle.remove()
+    response = drawn_with(loaded, hook)
     assert response.status_code == 500
     assert "fault" in response.json()["error"]
     assert "secret" not in response.text
