@@ -390,6 +390,8 @@ window.studio = (() => {
       }
       shown = top.dataset.page;
     }
+    const fault = document.querySelector(".notice[data-field]:not([data-led])");
+    if (fault) lead(fault);
     for (const run of document.querySelectorAll("[data-run]")) {
       const [id, state] = [run.dataset.run, run.dataset.state];
       if (shown && !(id in states) && !["done", "failed", "cancelled"].includes(state)) run.scrollIntoView({ block: "center", behavior: "smooth" });
@@ -401,6 +403,15 @@ window.studio = (() => {
     if (busy && !taking) busy.previousElementSibling.scrollIntoView({ block: "center", behavior: "smooth" });
     taking = Boolean(busy);
     for (const figure of document.querySelectorAll('[data-local="previews"]')) showPreview(figure);
+  }
+  // What a form still needs gets the keyboard, and is marked until it is touched.
+  function lead(notice) {
+    notice.dataset.led = "";
+    const field = document.querySelector(`#${notice.dataset.field} :is(input, textarea)`);
+    if (!field) return;
+    field.setAttribute("aria-invalid", "true");
+    field.addEventListener("input", () => field.removeAttribute("aria-invalid"), { once: true });
+    field.focus();
   }
   function showPreview(figure) {
     const steps = [...figure.querySelectorAll(".preview")], slider = figure.querySelector("input");

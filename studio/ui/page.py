@@ -140,6 +140,12 @@ class Site:
 
     def tick(self, visit: Visit) -> Updates:
         """What a running job changed on the page that is open."""
+        person = visit.place.person
+        if person and all(one.id != person for one in self.studio.people(visit.user.id)):
+            words = visit.words
+            return self.open(visit.at(person="", run=""), "welcome") | self.shell.say(
+                visit, "info", words("notice_erased"), words("notice_erased_hint")
+            )
         page = self.pages.get(visit.place.page)
         return (page.live(visit) if page else {}) | self.header(visit)
 

@@ -119,8 +119,12 @@ class Shell:
         self.components.extend(components)
 
     def say(self, visit: Visit, kind: str, message: str, hint: str = "", **more: Any) -> Updates:
-        """The notice under the header; kind: error, info or done."""
-        more = {"undo": "", "appeal": ""} | more
+        """The notice under the header; kind: error, info or done.
+
+        `field` among `more` is the id of the part of a form that it is about, which gets the
+        keyboard.
+        """
+        more = {"undo": "", "appeal": "", "field": ""} | more
         return {
             self.notice: self.render("notice", visit, kind=kind, message=message, hint=hint, **more)
         }

@@ -8,7 +8,6 @@ from concurrent.futures import wait
 import gradio as gr
 
 from studio.doors.owned import MAX_NAME
-from studio.errors import UserError
 from studio.records import Person
 from studio.ui.cards import address
 from studio.ui.shell import Shell, Updates, Visit, started
@@ -83,14 +82,15 @@ class Welcome:
         """A new person, once everything that consent needs was said."""
         words, values = visit.words, visit.values
         needed = {
-            "missing_name": bool((values[self.person] or "").strip()),
-            "missing_who": values[self.who] in WHO,
-            "missing_adult": values[self.adult] is True,
-            "missing_consent": values[self.consent] is True,
+            "name": bool((values[self.person] or "").strip()),
+            "who": values[self.who] in WHO,
+            "adult": values[self.adult] is True,
+            "consent": values[self.consent] is True,
         }
         for key, said in needed.items():
             if not said:
-                raise UserError(words(f"welcome_{key}"))
+                missing = words(f"welcome_missing_{key}")
+                return self.shell.say(visit, "error", missing, field=f"welcome-{key}")
         person = self.studio.add_person(visit.user.id, values[self.person])
         empty = {self.person: "", self.who: None, self.adult: False, self.consent: False}
         return empty | self.shell.open(visit, "photos", person=person.id)

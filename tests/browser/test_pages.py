@@ -21,17 +21,24 @@ pytestmark = pytest.mark.browser
 
 
 def test_what_is_missing_is_said_where_it_can_be_seen(visit: Visit) -> None:
+    """And gets the keyboard, so that whoever does not see the page is led there, too."""
     page = visit()
+    led = page.locator(":focus[aria-invalid=true]")
     page.click("#welcome-start")
     notice = page.locator("#notice [role=alert]")
     expect(notice).to_contain_text("give the person a name")
     expect(notice).to_be_in_viewport()
+    expect(page.locator("#welcome-name").filter(has=led)).to_have_count(1)
+    page.keyboard.type("N")
+    expect(led).to_have_count(0)
     page.fill("#welcome-name input, #welcome-name textarea", "Nobody")
     page.click("#welcome-start")
     expect(notice).to_contain_text("who is in the photos")
+    expect(page.locator("#welcome-who").filter(has=led)).to_have_count(1)
     page.locator("#welcome-who label").first.click()
     page.click("#welcome-start")
     expect(notice).to_contain_text("Only adults")
+    expect(page.locator("#welcome-adult").filter(has=led)).to_have_count(1)
     page.check("#welcome-adult input")
     page.click("#welcome-start")
     expect(notice).to_contain_text("agreement")

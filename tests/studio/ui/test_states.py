@@ -96,6 +96,21 @@ def test_a_link_to_somebody_who_is_gone_shows_nobody_else(
         assert visit.words("notice_not_found_hint") in opened[site.shell.notice]
 
 
+def test_a_window_left_open_on_somebody_who_was_deleted_goes_to_the_beginning(
+    site: Site, parts: Parts
+) -> None:
+    carol = parts.studio.user("carol")
+    gone = parts.studio.add_person(carol.id, "Gone")
+    parts.studio.add_person(carol.id, "Stays")
+    visit = visit_of(carol, "de", page="photos", person=gone.id)
+    assert site.shell.notice not in site.tick(visit)
+    parts.studio.erase_person(carol.id, gone.id)
+    told = site.tick(visit)
+    assert told[site.shell.place] == Place("welcome")
+    assert visit.words("notice_erased_hint") in told[site.shell.notice]
+    assert site.shell.notice not in site.tick(visit.at(page="welcome", person=""))
+
+
 def test_a_broken_base_is_told_to_the_host_in_full_and_to_others_by_an_id(
     parts: Parts, tmp_path: Path
 ) -> None:
