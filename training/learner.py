@@ -9,19 +9,23 @@ left out); stage two learns the weights with the word frozen, beside class pictu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from accelerate import Accelerator
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from diffusion.conditioning import PromptEmbeds, encode_prompt, time_ids
 from diffusion.load import Parts
 from diffusion.lora import Stack, attach
 from diffusion.token import TokenBank, single_token_id
+from training.description import WEIGHT
 from training.errors import Diverged, RequestRefused
 from training.loss import Objective, dreambooth
-from training.person import RUNAWAY_WINDOW, Batch, Person, draw_batch
+from training.person import Batch, Person, draw_batch
 from training.precision import Precision
 from training.recipe import TEXT_TARGETS
 from training.request import TrainingRequest
@@ -29,8 +33,8 @@ from training.request import TrainingRequest
 _WARM_UP_STEPS = 20
 _LEAST_RATE = 0.05
 _TEXT_PREFIXES = ("text_encoder", "text_encoder_2")
-_RUNAWAY = 4.0  # a mean loss this many times the first one's (or above this) is divergence
 _ENCODE_ROWS = 32
+_BLOCKS = (ResnetBlock2D, BasicTransformerBlock)  # each answers with one tensor
 
 
 def rate_share(step: int, steps: int, decay_from: float) -> float:
@@ -74,6 +78,7 @@ class Learner:
         self._word_optimisers = [self._optimiser(slot, word=True) for slot in range(len(people))]
         self._optimisers = [self._optimiser(slot, word=False) for slot in range(len(people))]
         self._embeds: dict[int, dict[str, PromptEmbeds]] = {}
+        self._ears: list[RemovableHandle] = []
 
     def _attach(self) -> None:
         """Make what learns: a stack on the UNet, on the text encoders if asked for, the words."""
@@ -92,6 +97,24 @@ class Learner:
         for stack in (self.stack, *self.text_stacks):
             stack.trainable()
 
+    def listen(self, check: Callable[[], None]) -> None:
+        """Run `check` between the blocks of every coming step, forwards and backwards.
+
+        What it raises ends the step, and nobody has learned from it: with a large base on a CPU a
+        step takes a minute, and whoever ends the process does not wait that long.
+        """
+
+        def hear(*_: object) -> None:
+            check()
+
+        def both_ways(_block: nn.Module, _inputs: object, output: Tensor) -> None:
+            check()
+            if output.requires_grad:
+                output.register_hook(hear)  # type: ignore[no-untyped-call]  # torch has no types
+
+        blocks = (b for b in self.parts.unet.modules() if isinstance(b, _BLOCKS))
+        self._ears = [block.register_forward_hook(both_ways) for block in blocks]
+
     def bind(self, slots: Tensor | int | None) -> None:
         """Say whose weights the rows of the next UNet calls use; None is the bare base."""
         self.stack.rows(slots)
@@ -101,6 +124,8 @@ class Learner:
         for stack in (self.stack, *self.text_stacks):
             stack.detach()
         self.words.detach()
+        for ear in self._ears:
+            ear.remove()
         self.parts.unet.disable_gradient_checkpointing()
 
     @property
@@ -189,13 +214,17 @@ class Learner:
         noise = torch.cat([b.noise for b in batches]).to(device)
         timesteps = torch.cat([b.timesteps for b in batches]).to(device)
         embeds = self._conditioning(slots, batches, word)
+        noisy = self.objective.noisy(latents, noise, timesteps)
+        target = self.objective.target(latents, noise, timesteps)
+        if any(batch.described for batch in batches):
+            target = self._described(target, noisy, timesteps, batches)
         self.bind(None if word else torch.tensor(slots))
-        rows = self.row_losses(latents, noise, timesteps, embeds)
-        per_person = rows.view(len(slots), -1)
+        per_person = self._row_losses(noisy, target, timesteps, embeds).view(len(slots), -1)
+        weights = [WEIGHT if word else self.people[slot].recipe.prior_weight for slot in slots]
         return torch.stack(
             [
-                dreambooth(per_person[n], batch.instances, self.people[slot].recipe.prior_weight)
-                for n, (slot, batch) in enumerate(zip(slots, batches, strict=True))
+                dreambooth(rows, batch.instances, weight)
+                for rows, batch, weight in zip(per_person, batches, weights, strict=True)
             ]
         )
 
@@ -203,12 +232,34 @@ class Learner:
         self, latents: Tensor, noise: Tensor, timesteps: Tensor, embeds: PromptEmbeds
     ) -> Tensor:
         """One loss a row, under whatever weights are bound."""
-        with self.precision.cast(latents.device):
-            answer = self._predict(
-                self.objective.noisy(latents, noise, timesteps), timesteps, embeds
-            )
+        noisy = self.objective.noisy(latents, noise, timesteps)
         target = self.objective.target(latents, noise, timesteps)
+        return self._row_losses(noisy, target, timesteps, embeds)
+
+    def _row_losses(
+        self, noisy: Tensor, target: Tensor, timesteps: Tensor, embeds: PromptEmbeds
+    ) -> Tensor:
+        with self.precision.cast(noisy.device):
+            answer = self._predict(noisy, timesteps, embeds)
         return self.objective.losses(answer, target, timesteps)
+
+    def _described(
+        self, target: Tensor, noisy: Tensor, timesteps: Tensor, batches: Sequence[Batch]
+    ) -> Tensor:
+        """The targets, with the bare base's answers to their descriptions for described rows."""
+        places: list[int] = []
+        texts: list[str] = []
+        start = 0
+        for batch in batches:
+            start += len(batch.texts)
+            places += range(start - len(batch.described), start)
+            texts += batch.described
+        rows = torch.tensor(places, device=noisy.device)
+        self.bind(None)
+        with torch.no_grad(), self.precision.cast(noisy.device):
+            embeds = self.encode(texts, None, weights=False)
+            answer = self._predict(noisy[rows], timesteps[rows], embeds)
+        return target.index_copy(0, rows, answer.to(target.dtype))
 
     def _predict(self, noisy: Tensor, timesteps: Tensor, embeds: PromptEmbeds) -> Tensor:
         added = None
@@ -278,7 +329,7 @@ class Learner:
         optimiser = (self._word_optimisers if word else self._optimisers)[slot]
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         try:
-            self._check(person, loss)
+            person.watch(loss)
             if word:
                 share = rate_share(person.step, recipe.token_steps, recipe.token_decay_from)
                 rate = recipe.token_rate * share
@@ -317,22 +368,6 @@ class Learner:
         for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad.zero_()
-
-    def _check(self, person: Person, loss: float) -> None:
-        rate = person.recipe.token_rate if person.learning_word else person.recipe.lora_rate
-        advice = f"The learning rate {rate:g} may be too high."
-        if not math.isfinite(loss):
-            raise Diverged(person.step + 1, f"the loss became {loss}. {advice}")
-        person.losses.append(loss)
-        if len(person.first_losses) < RUNAWAY_WINDOW:
-            person.first_losses.append(loss)
-            return
-        now = sum(person.losses) / len(person.losses)
-        first = sum(person.first_losses) / len(person.first_losses)
-        if now > _RUNAWAY * max(1.0, first):
-            raise Diverged(
-                person.step + 1, f"the loss grew from {first:.2f} to {now:.2f}. {advice}"
-            )
 
     # -- what is kept -------------------------------------------------------------------------
 

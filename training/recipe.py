@@ -31,7 +31,8 @@ Share = tuple[float, ...]
 class Recipe(BaseModel):
     """Everything that shapes a training. Rates are AdamW's; steps are optimiser steps.
 
-    The first `token_steps` teach the person's word with all weights frozen; the following
+    The first `token_steps` teach the person's word with all weights frozen, beside
+    `described_batch` rows of what the photos show in words (`training.description`); the following
     `lora_steps` teach the weights with the word frozen. `crops` are shares of the given crop.
     `row_gb` is what one row of a step keeps for the backward pass at `row_px` pixels in 16 bits,
     `row_gb_recomputed` the same with checkpointed activations.
@@ -51,6 +52,7 @@ class Recipe(BaseModel):
     token_accumulate: int = Field(ge=1)
     token_rate: float = Field(gt=0, le=1)
     token_decay_from: float = Field(ge=0, le=1)
+    described_batch: int = Field(ge=0)
     lora_steps: int = Field(ge=0)
     lora_rate: float = Field(gt=0, le=1)
     lora_decay_from: float = Field(ge=0, le=1)
@@ -87,7 +89,7 @@ class Recipe(BaseModel):
     def rows(self) -> int:
         """The most rows that a forward has for one person."""
         weights = self.batch + (self.prior_batch if self.prior_weight else 0)
-        return max(self.token_batch if self.token_steps else 0, weights)
+        return max(self.token_batch + self.described_batch if self.token_steps else 0, weights)
 
 
 def plan(request: TrainingRequest) -> Recipe:
@@ -160,8 +162,9 @@ def step_down(recipe: Recipe) -> tuple[Recipe, str] | None:
         halves["batch"] = recipe.batch // 2
         halves["prior_batch"] = recipe.prior_batch // 2
         halves["accumulate"] = recipe.accumulate * 2
-    if recipe.token_batch % 2 == 0:
+    if recipe.token_batch % 2 == 0 and recipe.described_batch % 2 == 0:
         halves["token_batch"] = recipe.token_batch // 2
+        halves["described_batch"] = recipe.described_batch // 2
         halves["token_accumulate"] = recipe.token_accumulate * 2
     if not halves:
         return None
@@ -184,7 +187,10 @@ def lowered(recipe: Recipe, downs: int, reason: str) -> tuple[Recipe, list[str]]
 
 def check_alike(first: Recipe, other: Recipe) -> None:
     """People learn together only with the same layers, ranks and batch. Raises `RequestRefused`."""
-    for name in ("rank", "targets", "batch", "prior_batch", "token_batch", "method", "snr_gamma"):
+    for name in (
+        "rank", "targets", "batch", "prior_batch", "token_batch", "described_batch", "method",
+        "snr_gamma",
+    ):  # fmt: skip
         mine, theirs = getattr(first, name), getattr(other, name)
         if mine != theirs:
             raise RequestRefused(

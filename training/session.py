@@ -16,6 +16,7 @@ import torch
 from diffusion.load import TOKENIZER, VAE, Parts, load_parts
 from diffusion.memory import give_back, is_out_of_memory
 from training import checkpoint, dataset, prior
+from training.description import Description
 from training.embedding import Embedding
 from training.errors import NoRoom, RequestRefused, TrainingError
 from training.export import export
@@ -114,6 +115,7 @@ class Session:
             encode_moments(parts, pictures, member.control.check),
             tuple(instance.captions for instance in instances.learned),
             self._classes(member, parts, recipe),
+            Description.of(member.request, pictures) if recipe.described_batch else None,
         )
         member.held_out = instances.held_out
         member.training = instances.whole
@@ -225,6 +227,7 @@ class Session:
     def _learn(self) -> None:
         learner = self._the_learner()
         painter = Painter(learner, self._size, self._check_all)
+        learner.listen(self._check_all)
         for member in self._going():
             member.progress.phase(Phase.LEARNING)
         started = {id(member): time.monotonic() - member.seconds for member in self.members}
@@ -395,6 +398,6 @@ class Session:
         ]
 
     def _check_all(self) -> None:
-        """Between drawing steps only a lone person's cancel (and any signal) stops at once."""
+        """In the middle of a step or a drawing only a lone person's run stops at once."""
         if len(self.members) == 1:
             self.members[0].control.check()

@@ -51,7 +51,7 @@ def test_steps_follow_the_photos_within_bounds():
 
 def test_a_request_for_steps_keeps_the_stages_proportion():
     recipe = plan(ask(steps=40))
-    assert (recipe.token_steps, recipe.lora_steps) == (27, 13)
+    assert (recipe.token_steps, recipe.lora_steps) == (24, 16)
     assert plan(ask(steps=1)).steps == 1
     full = plan(ask(steps=40, method="full"))
     assert (full.token_steps, full.lora_steps) == (0, 40)

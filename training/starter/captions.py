@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 
 from training.starter import artwork, palette
 from training.starter.persona import Person, Scene
@@ -73,10 +74,25 @@ def _described(person: Person, scene: Scene, rng: random.Random, full: bool) -> 
             return _tags([*words, *features], scene, rng)
     described = " ".join([*words, who])
     if features:
-        *most, last = features
-        described += " with " + (f"{', '.join(most)} and {last}" if most else last)
+        described += f" with {listed(features)}"
     clauses = _surroundings(scene, rng, 1.0 if full else 0.7)
     return _framed(described, clauses, scene, rng, full)
+
+
+def features(*, hair: str, glasses: str, facial_hair: str, colour: str) -> list[str]:
+    """What of these is there, in one plain form: "a red bob", "glasses", "a beard"."""
+    found = ["a bald head" if hair == "bald" else HAIR_PHRASES[hair][0].format(c=colour)]
+    if glasses != "none":
+        found.append(glasses)
+    if facial_hair != "none":
+        found.append(f"a {facial_hair}")
+    return found
+
+
+def listed(features: Sequence[str]) -> str:
+    """At least one feature, as a sentence lists them."""
+    *most, last = features
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def twin(scene: Scene, rng: random.Random) -> str:
@@ -107,17 +123,24 @@ def _people_noun(rng: random.Random, full: bool) -> str:
 
 def _features(person: Person, rng: random.Random, full: bool) -> list[str]:
     colour = palette.word(person.hair_colour, palette.HAIR)
+    if full:
+        return features(
+            hair=person.hair,
+            glasses=person.glasses,
+            facial_hair=person.facial_hair,
+            colour=colour,
+        )
     found = []
-    if full or rng.random() < 0.9:
+    if rng.random() < 0.9:
         if person.hair == "bald":
-            found.append("a bald head" if full or rng.random() < 0.5 else "no hair")
-        elif full or rng.random() < 0.8:
-            found.append(_one(HAIR_PHRASES[person.hair], rng, full).format(c=colour))
+            found.append("a bald head" if rng.random() < 0.5 else "no hair")
+        elif rng.random() < 0.8:
+            found.append(rng.choice(HAIR_PHRASES[person.hair]).format(c=colour))
         else:
             found.append(f"{colour} hair")
-    if person.glasses != "none" and (full or rng.random() < 0.9):
+    if person.glasses != "none" and rng.random() < 0.9:
         found.append(person.glasses)
-    if person.facial_hair != "none" and (full or rng.random() < 0.9):
+    if person.facial_hair != "none" and rng.random() < 0.9:
         found.append(f"a {person.facial_hair}")
     return found
 
