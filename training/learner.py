@@ -2,8 +2,9 @@
 
 Each person has their own photos, seed, step budget, loss, optimiser and slot; a forward carries the
 rows of all of them, and nothing of one person reaches another. Stage one learns the person's word
-with all weights frozen (class pictures cannot move a word that is not in their text, so they are
-left out); stage two learns the weights with the word frozen, beside class pictures.
+with all weights frozen (class pictures cannot move a word that is not in their text; they are only
+what described rows are drawn over, see `training.description`); stage two learns the weights with
+the word frozen, beside class pictures.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class Site:
                 person = run.person_id
             except NotAllowed:
                 return self._not_found(visit)
-        elif person and all(one.id != person for one in self.studio.people(visit.user.id)):
+        elif self._gone(visit, person):
             return self._not_found(visit)
         elif not person and query.get("at") not in self.pages:
             active = self.studio.runs(visit.user.id, active=True)
@@ -106,6 +106,11 @@ class Site:
             page = "train" if run.kind == "train" else "create"
         place = visit.at(person=person, run=run.id if run else "")
         return self.open(place, page if page in self.pages else "welcome")
+
+    def _gone(self, visit: Visit, person: str) -> bool:
+        """Whether a person was named who is not there (any more), or is somebody else's."""
+        everyone = self.studio.people(visit.user.id)
+        return bool(person) and all(one.id != person for one in everyone)
 
     def _not_found(self, visit: Visit) -> Updates:
         """What a link speaks of is gone, or somebody else's: never another person instead."""
@@ -140,8 +145,7 @@ class Site:
 
     def tick(self, visit: Visit) -> Updates:
         """What a running job changed on the page that is open."""
-        person = visit.place.person
-        if person and all(one.id != person for one in self.studio.people(visit.user.id)):
+        if self._gone(visit, visit.place.person):
             words = visit.words
             return self.open(visit.at(person="", run=""), "welcome") | self.shell.say(
                 visit, "info", words("notice_erased"), words("notice_erased_hint")

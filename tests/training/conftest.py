@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from diffusion.bases import weights_sha256
 from tests.tiny_bases import tiny_base
@@ -13,6 +15,15 @@ from training import prior
 from training.request import BaseRef
 
 FAMILIES = ("starter", "sd15", "sd21", "sdxl")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums in one order, so that runs can be compared number by number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -27,13 +27,7 @@ BEARDED = Description(
 )
 STYLES = ("manga", "photo", "voxel")
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def first(_limit: int) -> int:

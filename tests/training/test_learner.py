@@ -23,13 +23,7 @@ from training.recipe import plan
 BF16_BASE = Precision(torch.bfloat16, None, "the base is held in bf16")
 FP16_BASE = Precision(torch.float16, None, "the base is held in fp16")
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def person(base, family, folder, seed: int, *, steps: int = 20, shift: float = 0.0) -> Person:
